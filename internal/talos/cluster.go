@@ -1,0 +1,234 @@
+package talos
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+	"github.com/pulumiverse/pulumi-talos/sdk/go/talos/client"
+	talosapi "github.com/pulumiverse/pulumi-talos/sdk/go/talos/cluster"
+	"github.com/pulumiverse/pulumi-talos/sdk/go/talos/machine"
+
+	"cloudlab/internal/config"
+)
+
+const (
+	// applyTimeout and kubeconfigTimeout bound the provider's retries, which go on after almost any error; its own are ten minutes.
+	applyTimeout      = "4m"
+	kubeconfigTimeout = "3m"
+	// contactWait bounds the search for the address at which a machine answers.
+	contactWait = 20 * time.Second
+	// renewBefore is when a kubeconfig's certificate is due for renewal.
+	renewBefore = "720h"
+)
+
+// Cluster is a bootstrapped cluster.
+type Cluster struct {
+	pulumi.ResourceState
+
+	// Kubeconfig and Talosconfig are the administrator's credentials. Secret.
+	Kubeconfig, Talosconfig pulumi.StringOutput
+}
+
+// Machine is a running machine as this layer sees it.
+type Machine struct {
+	// Resource is what holds the node's disks: when it is replaced, the node is installed again.
+	Resource pulumi.Resource
+	// Addresses are where the machine was last seen.
+	Addresses pulumi.StringArrayOutput
+}
+
+// ClusterArgs describe the cluster.
+type ClusterArgs struct {
+	Cluster  *config.Cluster
+	Image    *Image
+	Secrets  *Secrets
+	Machines map[string]Machine
+}
+
+// NewCluster installs, configures and bootstraps the nodes.
+func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulumi.ResourceOption) (*Cluster, error) {
+	c := &Cluster{}
+	inputs := pulumi.Map{"endpoint": pulumi.String(args.Cluster.Endpoint.String()), "talosVersion": pulumi.String(args.Cluster.TalosVersion)}
+	if err := ctx.RegisterComponentResourceV2("cloudlab:talos:Cluster", name, inputs, c, opts...); err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", name, err)
+	}
+	await, err := ctx.RegisterResourceHook("await-machine", awaitMachine, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", name, err)
+	}
+	start, err := ctx.RegisterResourceHook("bootstrap", bootstrapFirst, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", name, err)
+	}
+	var configured []pulumi.Resource
+	for _, node := range args.Cluster.Nodes {
+		resource, err := c.configure(ctx, args, node, await)
+		if err != nil {
+			return nil, fmt.Errorf("node %q: %w", node.Name, err)
+		}
+		configured = append(configured, resource)
+	}
+	if err := c.fetchCredentials(ctx, name, args, configured, start); err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", name, err)
+	}
+	if err := ctx.RegisterResourceOutputs(c, pulumi.Map{"kubeconfig": c.Kubeconfig, "talosconfig": c.Talosconfig}); err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", name, err)
+	}
+	return c, nil
+}
+
+// configure registers a node's two resources. The first installs through whatever address the machine has before it knows its own,
+// and never applies again, so that a lease which changes later changes nothing. The second configures the static address on
+// every later change.
+func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.Node, await *pulumi.ResourceHook) (pulumi.Resource, error) {
+	cluster, seen := args.Cluster, args.Machines[node.Name]
+	generated := machine.GetConfigurationOutput(ctx, machine.GetConfigurationOutputArgs{
+		ClusterName:       pulumi.String(cluster.Name),
+		ClusterEndpoint:   pulumi.String(cluster.Endpoint.String()),
+		MachineType:       pulumi.String(string(node.Role)),
+		MachineSecrets:    args.Secrets.machine,
+		TalosVersion:      pulumi.String(cluster.TalosVersion),
+		KubernetesVersion: pulumi.String(cluster.KubernetesVersion),
+		ConfigPatches: args.Image.Installer.ApplyT(func(installer string) ([]string, error) {
+			return patchTexts(cluster, node, installer)
+		}).(pulumi.StringArrayOutput),
+		Docs:     pulumi.Bool(false),
+		Examples: pulumi.Bool(false),
+	}, pulumi.Parent(c))
+	machineConfig := pulumi.ToSecret(generated.MachineConfiguration()).(pulumi.StringOutput)
+
+	first := firstContact(ctx, node, seen.Addresses)
+	install, err := machine.NewConfigurationApply(ctx, node.Name+"-install", &machine.ConfigurationApplyArgs{
+		ClientConfiguration:       args.Secrets.client,
+		MachineConfigurationInput: machineConfig,
+		Node:                      pulumi.String(node.Address.Addr().String()),
+		Endpoint:                  first,
+		ApplyMode:                 pulumi.String("auto"),
+		Timeouts:                  machine.TimeoutArgs{Create: pulumi.String(applyTimeout), Update: pulumi.String(applyTimeout)},
+	},
+		pulumi.Parent(c),
+		pulumi.DependsOn([]pulumi.Resource{seen.Resource}),
+		pulumi.ReplaceWith([]pulumi.Resource{seen.Resource}),
+		pulumi.DeletedWith(seen.Resource),
+		pulumi.IgnoreChanges([]string{"clientConfiguration", "machineConfigurationInput", "node", "endpoint", "applyMode", "timeouts"}),
+		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{await}}))
+	if err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+
+	configure, err := machine.NewConfigurationApply(ctx, node.Name+"-configure", &machine.ConfigurationApplyArgs{
+		ClientConfiguration:       args.Secrets.client,
+		MachineConfigurationInput: machineConfig,
+		Node:                      pulumi.String(node.Address.Addr().String()),
+		Endpoint:                  pulumi.String(steadyEndpoint(node)),
+		ApplyMode:                 pulumi.String("auto"),
+		Timeouts:                  machine.TimeoutArgs{Create: pulumi.String(applyTimeout), Update: pulumi.String(applyTimeout)},
+	},
+		pulumi.Parent(c),
+		pulumi.DependsOn([]pulumi.Resource{install}),
+		pulumi.ReplaceWith([]pulumi.Resource{install}),
+		pulumi.DeletedWith(seen.Resource))
+	if err != nil {
+		return nil, fmt.Errorf("configure: %w", err)
+	}
+	return configure, nil
+}
+
+func (c *Cluster) fetchCredentials(ctx *pulumi.Context, name string, args ClusterArgs, configured []pulumi.Resource, start *pulumi.ResourceHook) error {
+	first := args.Cluster.Nodes[0]
+	kubeconfig, err := talosapi.NewKubeconfig(ctx, name, &talosapi.KubeconfigArgs{
+		ClientConfiguration: talosapi.KubeconfigClientConfigurationArgs{
+			CaCertificate:     args.Secrets.client.CaCertificate(),
+			ClientCertificate: args.Secrets.client.ClientCertificate(),
+			ClientKey:         args.Secrets.client.ClientKey(),
+		},
+		Node:                       pulumi.String(first.Address.Addr().String()),
+		Endpoint:                   pulumi.String(steadyEndpoint(first)),
+		CertificateRenewalDuration: pulumi.String(renewBefore),
+		Timeouts:                   talosapi.KubeconfigTimeoutsArgs{Create: pulumi.String(kubeconfigTimeout), Update: pulumi.String(kubeconfigTimeout)},
+	},
+		pulumi.Parent(c),
+		pulumi.DependsOn(configured[:1]),
+		pulumi.AdditionalSecretOutputs([]string{"kubeconfigRaw", "kubernetesClientConfiguration"}),
+		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{start}}))
+	if err != nil {
+		return fmt.Errorf("kubeconfig: %w", err)
+	}
+	c.Kubeconfig = pulumi.ToSecret(kubeconfig.KubeconfigRaw).(pulumi.StringOutput)
+
+	var endpoints, nodes []string
+	for _, node := range args.Cluster.Nodes {
+		nodes = append(nodes, node.Address.Addr().String())
+		if node.Role == config.ControlPlane {
+			endpoints = append(endpoints, clientEndpoint(node))
+		}
+	}
+	talosconfig := client.GetConfigurationOutput(ctx, client.GetConfigurationOutputArgs{
+		ClusterName: pulumi.String(args.Cluster.Name),
+		ClientConfiguration: client.GetConfigurationClientConfigurationArgs{
+			CaCertificate:     args.Secrets.client.CaCertificate(),
+			ClientCertificate: args.Secrets.client.ClientCertificate(),
+			ClientKey:         args.Secrets.client.ClientKey(),
+		},
+		Endpoints: pulumi.ToStringArray(endpoints),
+		Nodes:     pulumi.ToStringArray(nodes),
+	}, pulumi.Parent(c))
+	c.Talosconfig = pulumi.ToSecret(talosconfig.TalosConfig()).(pulumi.StringOutput)
+	return nil
+}
+
+func patchTexts(cluster *config.Cluster, node config.Node, installer string) ([]string, error) {
+	patches, err := Patches(cluster, node, installer)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]string, len(patches))
+	for i, patch := range patches {
+		all[i] = patch.YAML
+	}
+	return all, nil
+}
+
+// steadyEndpoint is where a configured node's API is.
+func steadyEndpoint(node config.Node) string {
+	if node.TalosEndpoint != "" {
+		return node.TalosEndpoint
+	}
+	return endpoint(node.Address.Addr().String())
+}
+
+// clientEndpoint is the same for a talosconfig, which leaves the usual port out.
+func clientEndpoint(node config.Node) string {
+	if node.TalosEndpoint != "" {
+		return node.TalosEndpoint
+	}
+	return node.Address.Addr().String()
+}
+
+// firstContact finds where a machine answers: at its static address when an earlier run got that far, or where the guest agent saw
+// it. Only an up looks; a preview would change nothing by it.
+func firstContact(ctx *pulumi.Context, node config.Node, seen pulumi.StringArrayOutput) pulumi.StringOutput {
+	return seen.ApplyTWithContext(ctx.Context(), func(apply context.Context, addresses []string) (string, error) {
+		candidates := []string{steadyEndpoint(node)}
+		if node.TalosEndpoint == "" {
+			for _, address := range addresses {
+				if target := endpoint(address); !slices.Contains(candidates, target) {
+					candidates = append(candidates, target)
+				}
+			}
+		}
+		if ctx.DryRun() {
+			return candidates[len(candidates)-1], nil
+		}
+		if target, ok := firstReachable(apply, candidates, contactWait); ok {
+			return target, nil
+		}
+		if err := ctx.Log.Warn(fmt.Sprintf("node %q: no Talos API at %v after %s", node.Name, candidates, contactWait), nil); err != nil {
+			return "", fmt.Errorf("node %q: %w", node.Name, err)
+		}
+		return candidates[len(candidates)-1], nil
+	}).(pulumi.StringOutput)
+}

@@ -1,0 +1,133 @@
+package talos
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/siderolabs/talos/pkg/machinery/client"
+	"github.com/siderolabs/talos/pkg/machinery/client/dialer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	apiPort = "50000"
+	// attempt bounds one try to reach a node, pause is the time between two.
+	attempt = 3 * time.Second
+	pause   = 250 * time.Millisecond
+)
+
+// endpoint gives an address the Talos API's port unless it has one.
+func endpoint(address string) string {
+	if _, _, ok := cutPort(address); ok {
+		return address
+	}
+	return net.JoinHostPort(address, apiPort)
+}
+
+func cutPort(hostport string) (host, port string, ok bool) {
+	host, port, err := net.SplitHostPort(hostport)
+	return host, port, err == nil
+}
+
+// firstReachable waits until a Talos API answers at one of the endpoints, configured or not, and returns it; the first wins when
+// several do. It returns false when none did in time.
+func firstReachable(ctx context.Context, endpoints []string, within time.Duration) (string, bool) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		answers := make(chan int, len(endpoints))
+		for i, target := range endpoints {
+			go func() {
+				if handshake(ctx, target) != nil {
+					i = len(endpoints)
+				}
+				answers <- i
+			}()
+		}
+		best := len(endpoints)
+		for range endpoints {
+			best = min(best, <-answers)
+		}
+		if best < len(endpoints) {
+			return endpoints[best], true
+		}
+		select {
+		case <-ctx.Done():
+			return "", false
+		case <-time.After(pause):
+		}
+	}
+}
+
+// handshake greets the TLS server at an endpoint, through the proxy that the environment names, as the provider does.
+func handshake(ctx context.Context, target string) error {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	conn, err := dialer.DynamicProxyDialer(ctx, target)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // nothing was written
+	// Nothing is sent and nothing believed: this only asks whether somebody is there.
+	greeting := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}) //nolint:gosec // see above
+	return greeting.HandshakeContext(ctx)
+}
+
+// Unconfigured reports whether a machine waits for its first machine config at one of these addresses: only then does Talos
+// answer a client that has no certificate.
+func Unconfigured(ctx context.Context, addresses []string) bool {
+	for _, address := range addresses {
+		ip := net.ParseIP(address)
+		if ip == nil || !ip.IsGlobalUnicast() {
+			continue
+		}
+		if unconfigured(ctx, endpoint(address)) {
+			return true
+		}
+	}
+	return false
+}
+
+func unconfigured(ctx context.Context, target string) bool {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	c, err := client.New(ctx, client.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}), client.WithEndpoints(target)) //nolint:gosec // a machine in maintenance mode has no identity yet
+	if err != nil {
+		return false
+	}
+	defer c.Close() //nolint:errcheck // read only
+	_, err = c.Disks(ctx)
+	return err == nil
+}
+
+// bootstrap starts etcd on the first control plane. It may be called again: a node whose etcd has data is left as it is.
+func bootstrap(ctx context.Context, node, target string, credentials *tls.Config) error {
+	c, err := client.New(ctx, client.WithTLSConfig(credentials), client.WithEndpoints(target))
+	if err != nil {
+		return fmt.Errorf("bootstrap %s: %w", target, err)
+	}
+	defer c.Close() //nolint:errcheck // read only from here
+	last := "no answer"
+	for {
+		err := bootstrapOnce(ctx, c, node)
+		switch status.Code(err) {
+		case codes.OK, codes.AlreadyExists:
+			return nil
+		case codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
+			return fmt.Errorf("bootstrap %s: %w", target, err)
+		}
+		if err != nil && ctx.Err() == nil {
+			last = status.Convert(err).Message()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("bootstrap %s: not accepted in time; last answer: %s", target, strings.TrimSpace(last))
+		case <-time.After(pause):
+		}
+	}
+}
