@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,11 +12,6 @@ import (
 const (
 	defaultInstallDisk = "/dev/sda"
 	apiPort            = "6443"
-)
-
-var (
-	devicePath = regexp.MustCompile(`^/dev/[A-Za-z0-9][A-Za-z0-9_.:+-]*(/[A-Za-z0-9_.:+-]+)*$`)
-	partition  = regexp.MustCompile(`^(/dev/(?:sd[a-z]+|vd[a-z]+))[0-9]+$|^(/dev/nvme[0-9]+n[0-9]+)p[0-9]+$`)
 )
 
 // cluster builds all but the Proxmox section.
@@ -32,7 +26,7 @@ func (c *checker) cluster(raw rawCluster, rawNodes map[string]rawNode) *Cluster 
 
 	if raw.Name == nil {
 		c.missing("cluster.name", "a cluster name", "write a DNS label such as cloudlab")
-	} else if !dnsLabel.MatchString(cluster.Name) {
+	} else if !isDNSLabel(cluster.Name) {
 		c.reject("cluster.name", cluster.Name, "a cluster name (a DNS label: up to 63 lower-case letters, digits and dashes, no dash at either end)", write(toLabel(cluster.Name)))
 	}
 
@@ -62,19 +56,40 @@ func (c *checker) installDisk(raw *string) string {
 
 	disk := or(raw, defaultInstallDisk)
 
-	switch match := partition.FindStringSubmatch(disk); {
-	case match != nil:
-		c.reject(path, disk, "a whole disk", write(match[1]+match[2]))
-	case !devicePath.MatchString(disk) || strings.Contains(disk, "/.."):
+	switch whole := wholeDisk(disk); {
+	case !isDevice(disk):
 		suggestion := ""
-		if !strings.HasPrefix(disk, "/") && devicePath.MatchString("/dev/"+strings.TrimPrefix(disk, "dev/")) {
-			suggestion = write("/dev/" + strings.TrimPrefix(disk, "dev/"))
+		if under := "/dev/" + strings.TrimPrefix(disk, "dev/"); !strings.HasPrefix(disk, "/") && isDevice(under) {
+			suggestion = write(under)
 		}
 
 		c.reject(path, disk, "a disk under /dev/", suggestion)
+	case whole != disk:
+		c.reject(path, disk, "a whole disk", write(whole))
 	}
 
 	return disk
+}
+
+func isDevice(path string) bool {
+	name, found := strings.CutPrefix(path, "/dev/")
+
+	return found && each(name, "/", func(part string) bool { return spelt(part, maxName, alnum, alnum+"_.:+-") })
+}
+
+// wholeDisk takes the partition off a disk's name, such as /dev/sda1 or /dev/nvme0n1p1.
+func wholeDisk(path string) string {
+	whole := strings.TrimRight(path, "0123456789")
+
+	switch {
+	case whole == path:
+	case strings.HasPrefix(path, "/dev/sd"), strings.HasPrefix(path, "/dev/vd"):
+		return whole
+	case strings.HasPrefix(path, "/dev/nvme") && strings.HasSuffix(whole, "p"):
+		return strings.TrimSuffix(whole, "p")
+	}
+
+	return path
 }
 
 // vip checks the shared address, which a control plane announces in its own subnet.

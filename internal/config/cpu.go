@@ -39,7 +39,7 @@ func (c *checker) cpuType(path string, raw *string) string {
 	model := or(raw, defaultCPU)
 
 	switch custom, ok := strings.CutPrefix(model, "custom-"); {
-	case slices.Contains(cpuTypes(), model), ok && pveBridge.MatchString(custom):
+	case slices.Contains(cpuTypes(), model), ok && spelt(custom, maxName, alnum+"_-", alnum+"_-"):
 	case slices.Contains(oldCPUTypes(), model):
 		c.reject(path, model, "a CPU type with x86-64-v2, without which Talos does not boot", "write host, or x86-64-v2-AES to migrate between unlike hosts")
 	default:

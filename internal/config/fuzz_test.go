@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
@@ -61,7 +60,7 @@ func check(t *testing.T, parse func() (*Cluster, error)) {
 
 	again, err := Parse(sections)
 	if err != nil {
-		t.Fatalf("a parsed cluster is invalid: %v\n%s", err, json.RawMessage(marshal(t, sections)))
+		t.Fatalf("a parsed cluster is invalid: %v\n%s", err, marshal(t, sections))
 	}
 
 	if diff := cmp.Diff(cluster, again, identical()); diff != "" {

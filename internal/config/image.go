@@ -1,23 +1,16 @@
 package config
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 )
 
 const (
 	defaultFactory = "https://factory.talos.dev"
+	idDigits       = 64 // of a schematic, in hex
 	guestAgent     = "siderolabs/qemu-guest-agent"
 	// plainSchematic is the factory's schematic without any customization.
 	plainSchematic = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba"
-)
-
-var (
-	schematicID = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	checksum    = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
-	bareSHA256  = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	bareSHA512  = regexp.MustCompile(`^[0-9a-f]{128}$`)
 )
 
 func defaultExtensions() []string {
@@ -49,9 +42,9 @@ func (c *checker) schematic(raw rawImage) string {
 
 	switch {
 	case raw.Schematic == nil:
-	case !schematicID.MatchString(id):
+	case !isHex(id, idDigits):
 		suggestion := "the Image Factory shows the ID of a schematic"
-		if lower := strings.ToLower(strings.TrimSpace(id)); schematicID.MatchString(lower) {
+		if lower := strings.ToLower(strings.TrimSpace(id)); isHex(lower, idDigits) {
 			suggestion = write(lower)
 		}
 
@@ -65,20 +58,30 @@ func (c *checker) schematic(raw rawImage) string {
 	return id
 }
 
+func isHex(s string, digits int) bool {
+	return len(s) == digits && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+func isChecksum(s string) bool {
+	algorithm, sum, _ := strings.Cut(s, ":")
+
+	return algorithm == "sha256" && isHex(sum, 64) || algorithm == "sha512" && isHex(sum, 128)
+}
+
 func (c *checker) checksum(raw *string) string {
 	sum := or(raw, "")
-	if raw == nil || checksum.MatchString(sum) {
+	if raw == nil || isChecksum(sum) {
 		return sum
 	}
 
 	suggestion := ""
 
 	switch lower := strings.ToLower(sum); {
-	case checksum.MatchString(lower):
+	case isChecksum(lower):
 		suggestion = write(lower)
-	case bareSHA256.MatchString(lower):
+	case isHex(lower, 64):
 		suggestion = write("sha256:" + lower)
-	case bareSHA512.MatchString(lower):
+	case isHex(lower, 128):
 		suggestion = write("sha512:" + lower)
 	}
 

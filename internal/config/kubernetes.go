@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,11 +12,6 @@ import (
 const (
 	keyRule   = "a key as Kubernetes takes it (an optional DNS prefix and /, then up to 63 letters, digits, - _ and ., alphanumeric at both ends)"
 	valueRule = "a value as Kubernetes takes it (up to 63 letters, digits, - _ and ., alphanumeric at both ends)"
-)
-
-var (
-	qualifiedPrefix = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
-	qualifiedName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
 )
 
 func taintEffects() []string {
@@ -30,11 +24,17 @@ func isLabelKey(key string) bool {
 		prefix, name = "", key
 	}
 
-	return qualifiedName.MatchString(name) && (!found || len(prefix) <= 253 && qualifiedPrefix.MatchString(prefix))
+	// A label of the prefix may be longer than one of a host name.
+	return isQualified(name) && (!found || len(prefix) <= maxName &&
+		each(prefix, ".", func(part string) bool { return spelt(part, maxName, lowerAlnum, lowerAlnum+"-") }))
+}
+
+func isQualified(name string) bool {
+	return spelt(name, maxLabel, alnum, alnum+"._-")
 }
 
 func isLabelValue(value string) bool {
-	return value == "" || qualifiedName.MatchString(value)
+	return value == "" || isQualified(value)
 }
 
 // labels checks a node's labels. A worker may not give itself every label: the API server's NodeRestriction refuses those of

@@ -4,26 +4,68 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-var (
-	dnsLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	dnsName  = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?$`)
-	// What follows is what Proxmox VE accepts.
-	pveNode    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	pveStorage = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]$`)
-	pveBridge  = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
-	pvePool    = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){0,2}$`)
-	pveTag     = regexp.MustCompile(`^[a-z0-9_][a-z0-9_+.-]*$`)
+// The characters of names. Checking by them and not by regular expressions keeps the program's start short.
+const (
+	lowerAlnum = "abcdefghijklmnopqrstuvwxyz0123456789"
+	letters    = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	alnum      = letters + "0123456789"
+
+	maxLabel = 63 // of DNS names and of Kubernetes' keys and values
+	maxName  = 253
 )
 
-// name checks an optional name against a pattern and returns it, or the default.
-func (c *checker) name(path string, value *string, pattern *regexp.Regexp, expected, byDefault string) string {
+// spelt tells whether a word of 1 to most bytes consists of some characters, and starts and ends with some of these.
+func spelt(word string, most int, ends, all string) bool {
+	return word != "" && len(word) <= most && strings.Trim(word, all) == "" &&
+		strings.IndexByte(ends, word[0]) >= 0 && strings.IndexByte(ends, word[len(word)-1]) >= 0
+}
+
+// each tells whether all parts of a word between separators pass.
+func each(word, separator string, ok func(string) bool) bool {
+	return !slices.ContainsFunc(strings.Split(word, separator), func(part string) bool { return !ok(part) })
+}
+
+func isDNSLabel(s string) bool {
+	return spelt(s, maxLabel, lowerAlnum, lowerAlnum+"-")
+}
+
+func isDNSName(s string) bool {
+	return len(s) <= maxName && each(strings.TrimSuffix(s, "."), ".", isPVENode)
+}
+
+// What follows is what Proxmox VE accepts.
+
+func isPVENode(s string) bool {
+	return spelt(s, maxLabel, alnum, alnum+"-")
+}
+
+func isPVEStorage(s string) bool {
+	return len(s) > 1 && strings.IndexByte(letters, s[0]) >= 0 && spelt(s, maxName, alnum, alnum+"._-")
+}
+
+func isPVEBridge(s string) bool {
+	const ifNameSize = 15
+
+	return spelt(s, ifNameSize, alnum+"._-", alnum+"._-")
+}
+
+func isPVEPool(s string) bool {
+	return strings.Count(s, "/") <= 2 && each(s, "/", func(part string) bool { return spelt(part, maxName, alnum+"._-", alnum+"._-") })
+}
+
+func isPVETag(s string) bool {
+	return spelt(s, maxName, lowerAlnum+"_+.-", lowerAlnum+"_+.-") && strings.IndexByte("+.-", s[0]) < 0
+}
+
+// name checks an optional name and returns it, or the default.
+func (c *checker) name(path string, value *string, valid func(string) bool, expected, byDefault string) string {
 	name := or(value, byDefault)
-	if value != nil && !pattern.MatchString(name) {
+	if value != nil && !valid(name) {
 		c.reject(path, name, expected, "")
 	}
 
@@ -53,8 +95,8 @@ func toLabel(word string) string {
 		}
 	}, word)
 
-	label = strings.Trim(label[:min(len(label), 63)], "-")
-	if !dnsLabel.MatchString(label) {
+	label = strings.Trim(label[:min(len(label), maxLabel)], "-")
+	if !isDNSLabel(label) {
 		return ""
 	}
 
@@ -70,7 +112,7 @@ func isHost(host string) bool {
 	last := host[strings.LastIndexByte(strings.TrimSuffix(host, "."), '.')+1:]
 	_, err := strconv.Atoi(strings.TrimSuffix(last, "."))
 
-	return len(host) <= 253 && dnsName.MatchString(host) && err != nil
+	return isDNSName(host) && err != nil
 }
 
 func isPort(port string) bool {

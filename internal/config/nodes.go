@@ -38,7 +38,7 @@ func (c *checker) nodes(raw map[string]rawNode, cluster string) []Node {
 			continue
 		}
 
-		if !dnsLabel.MatchString(name) {
+		if !isDNSLabel(name) {
 			c.reject(path, name, "a node name (a DNS label: up to 63 lower-case letters, digits and dashes, no dash at either end)", write(toLabel(name)))
 		}
 
@@ -66,7 +66,7 @@ func (c *checker) node(path, name, cluster string, raw rawNode, only bool) Node 
 	node := Node{
 		Name:        name,
 		Role:        c.role(join(path, "role"), raw.Role, only),
-		ProxmoxNode: c.name(join(path, "proxmoxNode"), raw.ProxmoxNode, pveNode, proxmoxNode, defaultProxmoxNode),
+		ProxmoxNode: c.name(join(path, "proxmoxNode"), raw.ProxmoxNode, isPVENode, proxmoxNode, defaultProxmoxNode),
 		Cores:       c.number(path+".cpu.cores", raw.CPU.Cores, 1, maxCores, defaultCores, "of cores ", ""),
 		CPUType:     c.cpuType(path+".cpu.type", raw.CPU.Type),
 		Disk:        c.number(join(path, "disk"), raw.Disk, minDisk, maxDisk, defaultDisk, "of GiB ", ""),

@@ -143,7 +143,7 @@ func TestNearest(t *testing.T) {
 		word, want string
 		candidates []string
 	}{
-		{"adress", "address", []string{"address", "gateway"}},
+		{"addess", "address", []string{"address", "gateway"}},
 		{"addrses", "address", []string{"address", "gateway"}},
 		{"cafile", "caFile", []string{"caFile", "insecure"}},
 		{"control-plane", "controlplane", []string{"controlplane", "worker"}},

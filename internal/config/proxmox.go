@@ -32,7 +32,7 @@ func (c *checker) proxmox(raw rawProxmox) Proxmox {
 	const bridge = "the name of a network bridge (up to 15 letters, digits, dots, dashes and underscores)"
 
 	network := raw.Network
-	p.Bridge = c.name("proxmox.network.bridge", network.Bridge, pveBridge, bridge, defaultBridge)
+	p.Bridge = c.name("proxmox.network.bridge", network.Bridge, isPVEBridge, bridge, defaultBridge)
 	p.VLAN = c.number("proxmox.network.vlan", network.VLAN, 1, 4094, 0, "", "remove the key for untagged traffic")
 	p.MTU = or(network.MTU, 0)
 
@@ -40,7 +40,7 @@ func (c *checker) proxmox(raw rawProxmox) Proxmox {
 		c.rejectInt("proxmox.network.mtu", p.MTU, "an MTU from 576 to 65520 (or 1 for the bridge's own)", "")
 	}
 
-	p.Pool = c.name("proxmox.pool", raw.Pool, pvePool,
+	p.Pool = c.name("proxmox.pool", raw.Pool, isPVEPool,
 		"the name of a resource pool (letters, digits, dots, dashes and underscores; up to three levels with /)", "")
 	p.Tags = c.tags(raw.Tags)
 
@@ -69,10 +69,10 @@ func (c *checker) datastores(raw rawDatastores) Datastores {
 
 	var d Datastores
 
-	d.ISO = c.name("proxmox.datastores.iso", raw.ISO, pveStorage, expected, defaultISOStore)
-	d.Disk = c.name("proxmox.datastores.disk", raw.Disk, pveStorage, expected, defaultDiskStore)
-	d.EFI = c.name("proxmox.datastores.efi", raw.EFI, pveStorage, expected, d.Disk)
-	d.TPM = c.name("proxmox.datastores.tpm", raw.TPM, pveStorage, expected, d.Disk)
+	d.ISO = c.name("proxmox.datastores.iso", raw.ISO, isPVEStorage, expected, defaultISOStore)
+	d.Disk = c.name("proxmox.datastores.disk", raw.Disk, isPVEStorage, expected, defaultDiskStore)
+	d.EFI = c.name("proxmox.datastores.efi", raw.EFI, isPVEStorage, expected, d.Disk)
+	d.TPM = c.name("proxmox.datastores.tpm", raw.TPM, isPVEStorage, expected, d.Disk)
 
 	return d
 }
@@ -91,7 +91,7 @@ func (c *checker) tags(raw []string) []string {
 
 		switch {
 		case c.isBad(path):
-		case !pveTag.MatchString(lower):
+		case !isPVETag(lower):
 			c.reject(path, tag, "a tag (letters, digits and _, then also + . -)", "")
 		case slices.Contains(tags, lower):
 			c.reject(path, tag, "given once", "remove it")

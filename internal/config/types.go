@@ -40,7 +40,7 @@ type Proxmox struct {
 	TLS      TLS
 	// Datastores are the storages that hold each kind of volume.
 	Datastores Datastores
-	// Bridge, VLAN (0 = untagged) and MTU (0 = the bridge's own) attach the machines' network devices.
+	// Bridge, VLAN (0 = untagged) and MTU (0 = Proxmox' default, 1 = the bridge's own) attach the machines' network devices.
 	Bridge string
 	VLAN   int
 	MTU    int
@@ -67,7 +67,7 @@ type Datastores struct {
 type Image struct {
 	// Factory is the Talos Image Factory, e.g. https://factory.talos.dev.
 	Factory *url.URL
-	// Extensions are official system extensions by full name, e.g. siderolabs/qemu-guest-agent; empty when Schematic is given.
+	// Extensions are official system extensions by full name, e.g. siderolabs/qemu-guest-agent, sorted; empty when Schematic is given.
 	Extensions []string
 	// Schematic is a given schematic ID (64 hex digits); empty means that one is made of Extensions.
 	Schematic string
@@ -115,7 +115,7 @@ type Node struct {
 	Disk     int
 	DataDisk int
 	Labels   map[string]string
-	Taints   []Taint
+	Taints   []Taint // sorted by key and effect
 	// Patches are extra Talos config patches for this node only, applied last.
 	Patches []string
 	// TalosEndpoint is host:port of the Talos API for a node behind port forwarding; empty means Address on port 50000.

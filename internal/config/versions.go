@@ -1,7 +1,6 @@
 package config
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/siderolabs/talos/pkg/machinery/api/machine"
@@ -13,8 +12,6 @@ const (
 	defaultKubernetes = "v1.36.4"
 	supportedTalos    = "v1.13"
 )
-
-var version = regexp.MustCompile(`^v(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$`)
 
 // versions checks the two versions and that they go together.
 func (c *checker) versions(raw rawCluster) (talos, kubernetes string) {
@@ -45,7 +42,7 @@ func (c *checker) versions(raw rawCluster) (talos, kubernetes string) {
 // version checks a version's form; it returns "" when it is bad.
 func (c *checker) version(path string, raw *string, byDefault string) string {
 	v := or(raw, byDefault)
-	if version.MatchString(v) {
+	if isVersion(v) {
 		return v
 	}
 
@@ -53,7 +50,7 @@ func (c *checker) version(path string, raw *string, byDefault string) string {
 
 	trimmed := strings.TrimLeft(strings.TrimSpace(v), "vV")
 	for _, candidate := range []string{"v" + trimmed, "v" + trimmed + ".0"} {
-		if version.MatchString(candidate) {
+		if isVersion(candidate) {
 			suggestion = write(candidate)
 
 			break
@@ -63,6 +60,17 @@ func (c *checker) version(path string, raw *string, byDefault string) string {
 	c.reject(path, v, "a released version with a leading v and three numbers", suggestion)
 
 	return ""
+}
+
+// isVersion tells whether a string is v<major>.<minor>.<patch>, without a pre-release or build.
+func isVersion(s string) bool {
+	const maxDigits = 4
+
+	numbers, found := strings.CutPrefix(s, "v")
+
+	return found && strings.Count(numbers, ".") == 2 && each(numbers, ".", func(number string) bool {
+		return spelt(number, maxDigits, "0123456789", "0123456789") && (number == "0" || number[0] != '0')
+	})
 }
 
 // supported asks Talos machinery whether a pair of versions goes together.

@@ -171,10 +171,11 @@ func TestVersionsAgree(t *testing.T) {
 
 func TestHooks(t *testing.T) {
 	type job struct {
-		Name       string `yaml:"name"`
-		Run        string `yaml:"run"`
-		Glob       string `yaml:"glob"`
-		StageFixed bool   `yaml:"stage_fixed"`
+		Name       string   `yaml:"name"`
+		Run        string   `yaml:"run"`
+		Glob       string   `yaml:"glob"`
+		Exclude    []string `yaml:"exclude"`
+		StageFixed bool     `yaml:"stage_fixed"`
 	}
 	type hook struct {
 		Parallel bool  `yaml:"parallel"`

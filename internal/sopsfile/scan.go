@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"path"
 	"regexp"
 	"sort"
@@ -54,34 +55,36 @@ const (
 	maxBase64Recursion = 3
 )
 
-// pattern is a kind of secret that is recognised by its text.
+// pattern is a kind of secret that is recognised by its text. Most text lacks the literal, which is found much faster.
 type pattern struct {
-	kind string
-	re   *regexp.Regexp
+	kind    string
+	literal string // lower-case
+	re      *regexp.Regexp
 }
 
 // patterns work on plain text, YAML, JSON and JSON in JSON strings: separators allow for escaped quotes.
 func patterns() []pattern {
 	const sep = `\\*["']?\s*[:=]\s*\\*["']?`
 	return []pattern{
-		{KindAgeKey, agePrivate},
-		{KindPrivateKey, pemPrivate},
-		{KindProxmoxToken, proxmoxToken},
-		{KindProxmoxTicket, regexp.MustCompile(`PVE:[^\s:"']+@[a-z0-9]+:[0-9A-F]{8}::[A-Za-z0-9+/=]{40,}`)},
-		{KindJWT, regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}`)},
-		{KindMachineSecret, regexp.MustCompile(`(?i)\b(?:secretboxEncryptionSecret|aescbcEncryptionSecret)` + sep + `[A-Za-z0-9+/]{40,}={0,2}`)},
-		{KindMachineSecret, regexp.MustCompile(`(?i)(?:\b|_)(?:bootstrap_?)?token` + sep + `[a-z0-9]{6}\.[a-z0-9]{16}\b`)},
-		{KindMachineSecret, regexp.MustCompile(`\bsecret` + sep + `[A-Za-z0-9+/]{43}=`)},
+		{KindAgeKey, "age-secret-key-", agePrivate},
+		{KindPrivateKey, "private key-----", pemPrivate},
+		{KindProxmoxToken, "!", proxmoxToken},
+		{KindProxmoxTicket, "pve:", regexp.MustCompile(`PVE:[^\s:"']+@[a-z0-9]+:[0-9A-F]{8}::[A-Za-z0-9+/=]{40,}`)},
+		{KindJWT, ".eyj", regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}`)},
+		{KindMachineSecret, "encryptionsecret", regexp.MustCompile(`(?i)(?:secretbox|aescbc)EncryptionSecret` + sep + `[A-Za-z0-9+/]{40,}={0,2}`)},
+		{KindMachineSecret, "token", regexp.MustCompile(`[tT]oken` + sep + `[a-z0-9]{6}\.[a-z0-9]{16}\b`)},
+		{KindMachineSecret, "secret", regexp.MustCompile(`\bsecret` + sep + `[A-Za-z0-9+/]{43}=`)},
 	}
 }
 
 var (
-	agePrivate   = regexp.MustCompile(`AGE-SECRET-KEY-(?:PQ-)?1[02-9AC-HJ-NP-Z]{50,}`)
-	pemPrivate   = regexp.MustCompile(`-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----`)
-	proxmoxToken = regexp.MustCompile(`[^\s"'=:!,]+@[A-Za-z0-9_.-]+![A-Za-z0-9_.-]+=([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\b`)
-	base64Run    = regexp.MustCompile(`[A-Za-z0-9+/]{40,}={0,2}`)
+	agePrivate = regexp.MustCompile(`AGE-SECRET-KEY-(?:PQ-)?1[02-9AC-HJ-NP-Z]{50,}`)
+	pemPrivate = regexp.MustCompile(`-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----`)
+	// The user before the @ is not matched, so that the search can skip from @ to @.
+	proxmoxToken = regexp.MustCompile(`@[A-Za-z0-9_.-]+![A-Za-z0-9_.-]+=[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b`)
 
-	encryptedName = regexp.MustCompile(`\.(?:enc|sops)\.(?:json|ya?ml)$`)
+	// .sops.yaml itself is no encrypted file.
+	encryptedName = regexp.MustCompile(`.\.(?:enc|sops)\.(?:json|ya?ml)$`)
 
 	// What Pulumi marks secrets with in state and in the engine's protocol.
 	pulumiPlain = regexp.MustCompile(`4dabf18193072939515e22adb298388d\\*"\s*:\s*\\*"1b47061264138c4ac30d75fd1eb44270\\*"[^{}]{0,200}?\\*"(?:plaintext|value)\\*"\s*:`)
@@ -101,7 +104,11 @@ func Scan(name string, content []byte) []Finding {
 			s.report(-1, KindUnencrypted, problem(err))
 		}
 	}
+	lower := bytes.ToLower(content)
 	for _, p := range patterns() {
+		if !bytes.Contains(lower, []byte(p.literal)) {
+			continue
+		}
 		for _, at := range p.re.FindAllIndex(content, -1) {
 			if p.kind != KindProxmoxToken || !placeholder(content[at[0]:at[1]]) {
 				s.report(at[0], p.kind, "")
@@ -111,12 +118,16 @@ func Scan(name string, content []byte) []Finding {
 	for _, at := range pulumiPlain.FindAllIndex(content, -1) {
 		s.report(at[0], KindPulumiSecret, "")
 	}
-	for _, at := range base64Run.FindAllIndex(content, -1) {
-		if kind := encodedSecret(content[at[0]:at[1]], maxBase64Recursion); kind != "" {
-			s.report(at[0], kind+encodedSuffix, "")
+	for start, run := range base64Runs(content) {
+		kind := encodedSecret(run, maxBase64Recursion)
+		if glued := bytes.Index(run, []byte(encodedPEM)); kind == "" && glued > 0 {
+			kind = encodedSecret(run[glued:], 1)
+		}
+		if kind != "" {
+			s.report(start, kind+encodedSuffix, "")
 		}
 	}
-	if bytes.Contains(content, []byte("Secret")) {
+	if kindSecret.Match(content) {
 		s.manifests()
 	}
 	sort.SliceStable(s.findings, func(i, j int) bool { return s.findings[i].Line < s.findings[j].Line })
@@ -166,12 +177,35 @@ func placeholder(token []byte) bool {
 	return len(digits) == 1
 }
 
+// encodedPEM is "-----BEGIN " in base64, to find PEM that other text runs into.
+const encodedPEM = "LS0tLS1CRUdJTi"
+
+// base64Runs yields every run of base64 digits that is long enough for a key, with its offset.
+func base64Runs(text []byte) iter.Seq2[int, []byte] {
+	const shortest = 40
+	return func(yield func(int, []byte) bool) {
+		start := 0
+		for i := 0; i <= len(text); i++ {
+			if i < len(text) && isBase64(text[i]) {
+				continue
+			}
+			if i-start >= shortest && !yield(start, text[start:i]) {
+				return
+			}
+			start = i + 1
+		}
+	}
+}
+
+func isBase64(c byte) bool {
+	return 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '+' || c == '/'
+}
+
 // encodedSecret decodes base64, also nested, and names the secret in it.
 func encodedSecret(run []byte, depth int) string {
 	if depth == 0 {
 		return ""
 	}
-	run = bytes.TrimRight(run, "=")
 	// A run glued to other text is cut to whole groups; the first bytes tell enough.
 	if len(run)%4 == 1 {
 		run = run[:len(run)-1]
@@ -183,15 +217,15 @@ func encodedSecret(run []byte, depth int) string {
 	}
 	plain = plain[:n]
 	switch {
-	case pemPrivate.Match(plain):
+	case bytes.Contains(plain, []byte("PRIVATE KEY-----")) && pemPrivate.Match(plain):
 		return KindPrivateKey
-	case agePrivate.Match(plain):
+	case bytes.Contains(plain, []byte("AGE-SECRET-KEY-")) && agePrivate.Match(plain):
 		return KindAgeKey
-	case proxmoxToken.Match(plain):
+	case bytes.IndexByte(plain, '!') >= 0 && proxmoxToken.Match(plain):
 		return KindProxmoxToken
 	}
-	for _, at := range base64Run.FindAllIndex(plain, -1) {
-		if kind := encodedSecret(plain[at[0]:at[1]], depth-1); kind != "" {
+	for _, inner := range base64Runs(plain) {
+		if kind := encodedSecret(inner, depth-1); kind != "" {
 			return kind
 		}
 	}
@@ -212,6 +246,9 @@ func (s *scanner) manifests() {
 		s.manifest(&doc)
 	}
 }
+
+// kindSecret tells whether it is worth parsing.
+var kindSecret = regexp.MustCompile(`kind["']?\s*:\s*["']?Secret\b`)
 
 // secretKind finds Secret manifests in text that is not YAML as a whole, such as templates.
 var secretKind = regexp.MustCompile(`(?m)^kind:\s*["']?Secret["']?\s*$`)

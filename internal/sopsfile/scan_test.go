@@ -56,6 +56,9 @@ func plant(t *testing.T) planted {
 	}
 }
 
+// pulumiSecret is Pulumi's mark of a secret.
+const pulumiSecret = "1b47061264138c4a" + "c30d75fd1eb44270"
+
 func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 func quoted(t *testing.T, v any) string {
@@ -82,11 +85,13 @@ func TestScanFindsPlantedSecrets(t *testing.T) {
 		{"id", s.openSSH, []string{":1: private key"}},
 		{"kubeconfig", "kind: Config\nusers:\n- user:\n    client-certificate-data: " + b64(s.publicKey) + "\n    client-key-data: " + b64(s.ec) + "\n", []string{":5: private key (base64)"}},
 		{"talosconfig", "context: c\ncontexts:\n  c:\n    ca: " + b64(s.publicKey) + "\n    crt: " + b64(s.publicKey) + "\n    key: " + b64(s.talos), []string{":6: private key (base64)"}},
-		{"machine-secrets.yaml", "cluster:\n  id: x\n  secret: " + secret44 + "\nsecrets:\n  bootstraptoken: " + bootstrap + "\n  secretboxencryptionsecret: " + secret44 + "\ntrustdinfo:\n  token: " + bootstrap + "\ncerts:\n  os:\n    key: " + b64(s.talos) + "\n",
-			[]string{":3: Talos machine secret", ":5: Talos machine secret", ":6: Talos machine secret", ":8: Talos machine secret", ":11: private key (base64)"}},
+		{
+			"machine-secrets.yaml", "cluster:\n  id: x\n  secret: " + secret44 + "\nsecrets:\n  bootstraptoken: " + bootstrap + "\n  secretboxencryptionsecret: " + secret44 + "\ntrustdinfo:\n  token: " + bootstrap + "\ncerts:\n  os:\n    key: " + b64(s.talos) + "\n",
+			[]string{":3: Talos machine secret", ":5: Talos machine secret", ":6: Talos machine secret", ":8: Talos machine secret", ":11: private key (base64)"},
+		},
 		{"state.json", quoted(t, map[string]any{"machineSecrets": map[string]any{"cluster": map[string]any{"secret": secret44}}}), []string{":1: Talos machine secret"}},
 		{"state with JSON in JSON", quoted(t, map[string]any{"body": quoted(t, map[string]any{"bootstrapToken": bootstrap, "k": s.pkcs8})}), []string{":1: private key", ":1: Talos machine secret"}},
-		{"shown.json", quoted(t, map[string]any{"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "plaintext": "\"x\""}), []string{":1: Pulumi secret in clear"}},
+		{"shown.json", quoted(t, map[string]any{"4dabf18193072939515e22adb298388d": pulumiSecret, "plaintext": "\"x\""}), []string{":1: Pulumi secret in clear"}},
 		{"token.txt", testToken, []string{":1: Proxmox API token"}},
 		{"header.log", "GET /version Authorization: PVEAPIToken=" + testToken, []string{":1: Proxmox API token"}},
 		{"ticket.log", "Cookie: PVEAuthCookie=PVE:root@pam:65A0B1C2::" + strings.Repeat("Ab1+", 20), []string{":1: Proxmox ticket"}},
@@ -96,6 +101,7 @@ func TestScanFindsPlantedSecrets(t *testing.T) {
 		{"secret.json", `{"kind":"Secret","apiVersion":"v1","stringData":{"a":"b"}}`, []string{":1: Kubernetes Secret in clear (stringData.a)"}},
 		{"template.yaml", "{{- if .Values.x }}\napiVersion: v1\nkind: Secret\nstringData:\n  a: hunter2\n{{- end }}\n", []string{":3: Kubernetes Secret in clear (in a file that is not valid YAML)"}},
 		{"nested.yaml", "kubeconfig: " + b64("client-key-data: "+b64(s.ec)), []string{":1: private key (base64)"}},
+		{"glued.log", "path/x" + b64(s.ec), []string{":1: private key (base64)"}},
 		{"secrets.enc.json", `{"password": "hunter2"}`, []string{": not encrypted although its name says so (file is not encrypted (no sops metadata))"}},
 		{"clusters/a/db.sops.yaml", "apiVersion: v1\nkind: Secret\nstringData:\n  b: hunter2\n", []string{": not encrypted although its name says so (file is not encrypted (no sops metadata))", ":4: Kubernetes Secret in clear (stringData.b)"}},
 	} {
@@ -127,8 +133,9 @@ func TestScanLeavesTheRestAlone(t *testing.T) {
 		"kubeconfig.a.enc.yaml": p.read("kubeconfig.a.enc.yaml"),
 		"secrets.enc.json":      p.read("secrets.enc.json"),
 		"db.sops.yaml":          p.read("clusters/db.sops.yaml"),
+		".sops.yaml":            p.read(".sops.yaml"),
 		"db.yaml":               p.read("clusters/db.sops.yaml"),
-		"state.json":            quoted(t, map[string]any{"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "ciphertext": "v1:" + b64(strings.Repeat("n", 12)) + ":" + b64(strings.Repeat("\xf1", 500))}),
+		"state.json":            quoted(t, map[string]any{"4dabf18193072939515e22adb298388d": pulumiSecret, "ciphertext": "v1:" + b64(strings.Repeat("n", 12)) + ":" + b64(strings.Repeat("\xf1", 500))}),
 		"certificates.pem":      s.publicKey,
 		"kubeconfig":            "clusters: [{cluster: {certificate-authority-data: " + b64(s.publicKey) + "}}]\nusers: [{user: {exec: {command: x}}}]\n",
 		"README.md":             "Write `terraform@pve!cloudlab=00000000-0000-0000-0000-000000000000` or `terraform@pve!cloudlab=<uuid>`; -----BEGIN ... keys; AGE-SECRET-KEY-1...\nkind: Secret\n",

@@ -181,7 +181,7 @@ func (a *addressing) documents(cfg config.Config, wantLease []bool) {
 	for _, d := range cfg.NetworkCommonLinkConfigs() {
 		i := find(d.Name())
 		if i < 0 {
-			a.problems = append(a.problems, fmt.Sprintf("%s %q: no such network device", d.Kind(), d.Name()))
+			a.problems = append(a.problems, fmt.Sprintf("LinkConfig %q: no such network device", d.Name()))
 			continue
 		}
 		for _, addr := range d.Addresses() {

@@ -99,7 +99,7 @@ func (s *system) publishHardware() {
 		meta := &r.TypedSpec().Metadata
 		meta.Name, meta.Version = name[strings.LastIndex(name, "/")+1:], s.medium.image.Version
 		if i == 0 {
-			meta.Name, meta.Version = constants.SchematicIDExtensionName, name
+			meta.Name, meta.Version = "schematic", name
 			meta.Description = "Virtual extension which specifies the schematic of the image built with Image Factory."
 			meta.Author = "Image Factory"
 		}

@@ -1,8 +1,8 @@
 package machine
 
 import (
+	"bytes"
 	"context"
-	"fmt"
 
 	"github.com/cosi-project/runtime/pkg/resource"
 	"github.com/cosi-project/runtime/pkg/resource/meta"
@@ -27,6 +27,7 @@ import (
 	"github.com/siderolabs/talos/pkg/machinery/resources/siderolink"
 	"github.com/siderolabs/talos/pkg/machinery/resources/time"
 	"github.com/siderolabs/talos/pkg/machinery/resources/v1alpha1"
+	"go.yaml.in/yaml/v4"
 )
 
 // newResources makes the state that `talosctl get` reads, with Talos' namespaces and types registered.
@@ -120,18 +121,12 @@ func (s *system) put(r resource.Resource) {
 }
 
 func sameSpec(a, b resource.Resource) bool {
-	x, err := resource.MarshalYAML(a)
+	x, err := yaml.Marshal(a.Spec())
 	if err != nil {
 		return false
 	}
-	y, err := resource.MarshalYAML(b)
-	if err != nil {
-		return false
-	}
-	type specced interface{ Spec() any }
-	_ = x
-	_ = y
-	return fmt.Sprintf("%#v", a.(specced).Spec()) == fmt.Sprintf("%#v", b.(specced).Spec())
+	y, err := yaml.Marshal(b.Spec())
+	return err == nil && bytes.Equal(x, y)
 }
 
 // keep destroys the resources of one type whose ID is not kept.

@@ -189,7 +189,9 @@ func (c *call) requireAny(path string, privileges ...string) error {
 	return permissionError(path + ", " + strings.Join(privileges, "|"))
 }
 
-func (c *call) may(path string, privileges ...string) bool { return c.require(path, privileges...) == nil }
+func (c *call) may(path string, privileges ...string) bool {
+	return c.require(path, privileges...) == nil
+}
 
 // permissions says who may call a method: everyone who is logged in, or who passes a check.
 type permissions struct {

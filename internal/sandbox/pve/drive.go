@@ -91,7 +91,9 @@ func plausible(option string, values map[string]string) bool {
 }
 
 // set is Perl's truth of a value.
-func set(values map[string]string, name string) bool { return values[name] != "" && values[name] != "0" }
+func set(values map[string]string, name string) bool {
+	return values[name] != "" && values[name] != "0"
+}
 
 func (s *schema) printDrive(d *drive) string {
 	return printProperties(s.config[d.option].Format.fields, d.fields)
@@ -146,6 +148,9 @@ func (c *call) checkDrives(params map[string]string) error {
 			if ok && name.content == "iso" && !d.isCDROM() {
 				return paramError(option, "explicit 'media=cdrom' is required for iso images")
 			}
+		}
+		if file := d.file(); d.fields["media"] == "" && (file == "none" || file == "cdrom") {
+			d.fields["media"] = "cdrom"
 		}
 		params[option] = s.schema.printDrive(d)
 	}

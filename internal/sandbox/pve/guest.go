@@ -42,7 +42,7 @@ type Hardware struct {
 	BootOrder []string
 	Disks     []Disk
 	// ISO maps a CD-ROM device (ide2) to the medium's content on the host's file system.
-	ISO map[string]string
+	ISO   map[string]string
 	NICs  []NIC
 	Agent bool
 }

@@ -49,8 +49,8 @@ type property struct {
 	Maximum    *number  `json:"maximum"`
 	MinLength  *number  `json:"minLength"`
 	MaxLength  *number  `json:"maxLength"`
-	Optional   flag     `json:"optional"`
-	DefaultKey flag     `json:"default_key"`
+	Optional   perlBool `json:"optional"`
+	DefaultKey perlBool `json:"default_key"`
 	Alias      string   `json:"alias"`
 	KeyAlias   string   `json:"keyAlias"`
 	Requires   string   `json:"requires"`
@@ -85,10 +85,10 @@ func (n *number) UnmarshalJSON(raw []byte) error {
 
 func (n number) String() string { return strconv.FormatFloat(float64(n), 'f', -1, 64) }
 
-// flag is Perl's 1 or 0.
-type flag bool
+// perlBool is Perl's 1 or 0.
+type perlBool bool
 
-func (f *flag) UnmarshalJSON(raw []byte) error {
+func (f *perlBool) UnmarshalJSON(raw []byte) error {
 	*f = string(raw) == "1" || string(raw) == "true"
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -68,20 +69,21 @@ func (c *call) readUpload(params map[string]value) error {
 			return die("upload: %v", err)
 		}
 		if part.FileName() == "" {
+			// Proxmox looks for these fields only, and only in front of the file.
+			if name := part.FormName(); c.temporary != "" || name != "content" && name != "checksum" && name != "checksum-algorithm" {
+				return die("upload failed")
+			}
 			text, err := io.ReadAll(io.LimitReader(part, maxBody))
 			if err != nil {
 				return die("upload: %v", err)
 			}
-			params[part.FormName()] = value{text: string(text)}
+			params[part.FormName()] = value{text: strings.TrimSpace(string(text))}
 			continue
 		}
 		if part.FormName() != "filename" || c.temporary != "" {
 			return die("wrong field name '%s' for file upload, expected 'filename'", part.FormName())
 		}
-		// A field of the same name in front of the file renames it.
-		if _, renamed := params["filename"]; !renamed {
-			params["filename"] = value{text: part.FileName()}
-		}
+		params["filename"] = value{text: part.FileName()}
 		if err := c.saveUpload(part); err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ func nextStep(t Tool, output string) string {
 	hints := []struct{ pattern, next string }{
 		{
 			`no space left on device|disk quota exceeded`,
-			"free disk space: a first build of all tools needs about 8 GB in the Go caches (`go env GOCACHE GOMODCACHE`)",
+			"free disk space: a first build of all tools needs several gigabytes in the Go caches (`go env GOCACHE GOMODCACHE`)",
 		},
 		{
 			`module lookup disabled by GOPROXY`,

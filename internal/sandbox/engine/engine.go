@@ -1,0 +1,170 @@
+// Package engine runs the real Pulumi engine against a sandbox: an inline program through the Automation API, so that only the CLI
+// and the plugins are needed, no language host.
+//
+// The program is the caller's. The engine, the plugins and the program see the environment of this process plus what the folder and
+// the tool chain add; nothing of the user's own Pulumi (home, backend, login) is touched.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/pulumi/pulumi/sdk/v3/go/auto"
+	"github.com/pulumi/pulumi/sdk/v3/go/auto/optdestroy"
+	"github.com/pulumi/pulumi/sdk/v3/go/auto/optpreview"
+	"github.com/pulumi/pulumi/sdk/v3/go/auto/optrefresh"
+	"github.com/pulumi/pulumi/sdk/v3/go/auto/optup"
+	"github.com/pulumi/pulumi/sdk/v3/go/common/apitype"
+	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+
+	"cloudlab/internal/sandbox"
+	"cloudlab/internal/sandbox/toolchain"
+)
+
+// Options say where things are.
+type Options struct {
+	Folder sandbox.Folder
+	// Proxy is the running hardware's.
+	Proxy   string
+	Program pulumi.RunFunc
+	// Out receives the engine's progress as text.
+	Out io.Writer
+	// Color is "always" for a terminal, "never" elsewhere.
+	Color string
+}
+
+// Engine runs operations on the sandbox's stack.
+type Engine struct {
+	stack   auto.Stack
+	options Options
+}
+
+// Summary is what an operation did: how many resources per kind of change ("create", "update", "same", "replace", "delete").
+type Summary map[apitype.OpType]int
+
+// Changes counts all but those left as they are.
+func (s Summary) Changes() int {
+	n := 0
+	for op, count := range s {
+		if op != apitype.OpSame && op != apitype.OpRead {
+			n += count
+		}
+	}
+	return n
+}
+
+// Open selects the stack, and creates it on first use. It sets this process's environment, because the inline program runs in it.
+func Open(ctx context.Context, o Options) (*Engine, error) {
+	if o.Color == "" {
+		o.Color = "never"
+	}
+	environment := append(o.Folder.Environ(o.Proxy), toolchain.Environ(o.Folder.Pulumi())...)
+	variables := map[string]string{}
+	for _, entry := range environment {
+		key, value, _ := strings.Cut(entry, "=")
+		variables[key] = value
+		var err error
+		if value == "" {
+			err = os.Unsetenv(key)
+		} else {
+			err = os.Setenv(key, value)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("environment: %w", err)
+		}
+	}
+	command, err := auto.NewPulumiCommand(&auto.PulumiCommandOptions{Root: o.Folder.Pulumi(), SkipVersionCheck: true})
+	if err != nil {
+		return nil, fmt.Errorf("pulumi command: %w", err)
+	}
+	workspace, err := auto.NewLocalWorkspace(ctx, auto.Pulumi(command), auto.WorkDir(o.Folder.Project()), auto.PulumiHome(o.Folder.Pulumi()),
+		auto.Program(o.Program), auto.EnvVars(variables))
+	if err != nil {
+		return nil, fmt.Errorf("pulumi workspace: %w", err)
+	}
+	stack, err := auto.UpsertStack(ctx, sandbox.Stack, workspace)
+	if err != nil {
+		return nil, fmt.Errorf("pulumi stack %s: %w", sandbox.Stack, err)
+	}
+	return &Engine{stack: stack, options: o}, nil
+}
+
+// Up brings the sandbox to what the configuration says.
+func (e *Engine) Up(ctx context.Context) (Summary, error) {
+	result, err := e.stack.Up(ctx, optup.ProgressStreams(e.options.Out), optup.ErrorProgressStreams(e.options.Out),
+		optup.Color(e.options.Color), optup.SuppressOutputs())
+	if err != nil {
+		return nil, trim(err)
+	}
+	return summary(result.Summary), nil
+}
+
+// Preview shows what Up would do.
+func (e *Engine) Preview(ctx context.Context, diff bool) (Summary, error) {
+	options := []optpreview.Option{
+		optpreview.ProgressStreams(e.options.Out), optpreview.ErrorProgressStreams(e.options.Out),
+		optpreview.Color(e.options.Color), optpreview.SuppressOutputs(),
+	}
+	if diff {
+		options = append(options, optpreview.Diff())
+	}
+	result, err := e.stack.Preview(ctx, options...)
+	if err != nil {
+		return nil, trim(err)
+	}
+	return result.ChangeSummary, nil
+}
+
+// Refresh reads the simulated hardware into the state.
+func (e *Engine) Refresh(ctx context.Context) (Summary, error) {
+	result, err := e.stack.Refresh(ctx, optrefresh.ProgressStreams(e.options.Out), optrefresh.ErrorProgressStreams(e.options.Out),
+		optrefresh.Color(e.options.Color), optrefresh.SuppressOutputs(), optrefresh.ClearPendingCreates())
+	if err != nil {
+		return nil, trim(err)
+	}
+	return summary(result.Summary), nil
+}
+
+// Destroy takes everything away that Up made.
+func (e *Engine) Destroy(ctx context.Context) (Summary, error) {
+	result, err := e.stack.Destroy(ctx, optdestroy.ProgressStreams(e.options.Out), optdestroy.ErrorProgressStreams(e.options.Out),
+		optdestroy.Color(e.options.Color), optdestroy.SuppressOutputs())
+	if err != nil {
+		return nil, trim(err)
+	}
+	return summary(result.Summary), nil
+}
+
+// Outputs are the stack's outputs, secrets in clear.
+func (e *Engine) Outputs(ctx context.Context) (auto.OutputMap, error) {
+	return e.stack.Outputs(ctx)
+}
+
+// Unlock removes the lock that a killed engine left behind.
+func (e *Engine) Unlock(ctx context.Context) error { return e.stack.Cancel(ctx) }
+
+// Locked reports whether an error means that a lock is in the way.
+func Locked(err error) bool { return auto.IsConcurrentUpdateError(err) }
+
+func summary(s auto.UpdateSummary) Summary {
+	all := Summary{}
+	if s.ResourceChanges != nil {
+		for op, n := range *s.ResourceChanges {
+			all[apitype.OpType(op)] = n
+		}
+	}
+	return all
+}
+
+// trim leaves out what the Automation API adds to an error: the exit code and both streams, which the user has just seen.
+func trim(err error) error {
+	if auto.IsConcurrentUpdateError(err) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return errors.New(first)
+}
