@@ -12,6 +12,8 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/mod/modfile"
+
+	"cloudlab/internal/sandbox/toolchain"
 )
 
 // mise is mise.toml.
@@ -155,6 +157,30 @@ func TestVersionsAgree(t *testing.T) {
 	} {
 		if got := required(t, test.file, test.module); got != tools[test.tool] {
 			t.Errorf("mise.toml: %s = %q, but %s requires %s %s", test.tool, tools[test.tool], test.file, test.module, got)
+		}
+	}
+	chain := map[string]toolchain.Tool{}
+	for _, tool := range toolchain.Tools() {
+		chain[string(tool.Name)] = tool
+	}
+	for _, name := range []string{"pulumi", "sops", "age"} {
+		if got := strings.TrimPrefix(chain[name].Version, "v"); got != tools[name] {
+			t.Errorf("mise.toml: %s = %q, but the tool chain builds %q", name, tools[name], got)
+		}
+	}
+	for plugin, sdk := range map[string]string{
+		"pulumi-resource-proxmoxve": "github.com/muhlba91/pulumi-proxmoxve/sdk/v6",
+		"pulumi-resource-talos":     "github.com/pulumiverse/pulumi-talos/sdk",
+	} {
+		if got := "v" + required(t, "go.mod", sdk); got != chain[plugin].Version {
+			t.Errorf("go.mod requires %s %s, but the tool chain builds %s %q", sdk, got, plugin, chain[plugin].Version)
+		}
+	}
+	for tool, constant := range map[string]string{"talosctl": "defaultTalos", "kubectl": "defaultKubernetes"} {
+		pattern := regexp.MustCompile(constant + `\s*=\s*"v([0-9.]+)"`)
+		match := pattern.FindSubmatch(read(t, "internal/config/versions.go"))
+		if match == nil || string(match[1]) != tools[tool] {
+			t.Errorf("mise.toml: %s = %q, but internal/config/versions.go has %s = %q", tool, tools[tool], constant, match)
 		}
 	}
 	language, _, _ := strings.Cut(strings.TrimPrefix(tools["go"], "1."), ".")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/config"
 	"github.com/siderolabs/talos/pkg/machinery/config/configdiff"
 	"github.com/siderolabs/talos/pkg/machinery/config/configloader"
@@ -18,8 +19,6 @@ import (
 	"github.com/siderolabs/talos/pkg/machinery/role"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 )
 
 // metal is the validation mode of machines with a disk to install to.
@@ -243,22 +242,26 @@ func canApplyNow(current, cfg config.Provider) error {
 	return fmt.Errorf("this config change can't be applied in immediate mode\ndiff:\n%s", diff)
 }
 
-// immediate names the fields of the machine section, and of its features, that apply at once.
-var (
-	immediateFields = []string{
+// immediateFields names the fields of the machine section that apply at once.
+func immediateFields() []string {
+	return []string{
 		"MachineCA", "MachineAcceptedCAs", "MachineTime", "MachineCertSANs", "MachineInstall", "MachineNetwork", "MachineSysfs",
 		"MachineSysctls", "MachineLogging", "MachineControlPlane", "MachineKubelet", "MachineKernel", "MachineRegistries",
 		"MachinePods", "MachineSeccompProfiles", "MachineNodeAnnotations", "MachineNodeLabels", "MachineNodeTaints",
 	}
-	immediateFeatures = []string{
+}
+
+// immediateFeatures does the same for machine.features.
+func immediateFeatures() []string {
+	return []string{
 		"KubernetesTalosAPIAccessConfig", "KubePrismSupport", "HostDNSSupport", "ImageCacheSupport", "FeatureNodeAddressSortAlgorithm",
 	}
-)
+}
 
 func ignoreImmediate(old, changed *v1alpha1.MachineConfig) {
-	copyFields(old, changed, immediateFields)
+	copyFields(old, changed, immediateFields())
 	if old.MachineFeatures != nil && changed.MachineFeatures != nil {
-		copyFields(old.MachineFeatures, changed.MachineFeatures, immediateFeatures)
+		copyFields(old.MachineFeatures, changed.MachineFeatures, immediateFeatures())
 	}
 }
 

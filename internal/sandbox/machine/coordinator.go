@@ -22,6 +22,9 @@ func (r *Rack) wake() {
 	}
 }
 
+// roundInterval spaces rounds.
+const roundInterval = 2 * time.Millisecond
+
 // retryInterval is how soon an address that someone else holds is tried again.
 const retryInterval = 50 * time.Millisecond
 
@@ -41,6 +44,12 @@ func (r *Rack) coordinate(ctx context.Context) {
 		case <-r.kick:
 		}
 		r.round()
+		// Machines that start together ask together.
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(roundInterval):
+		}
 	}
 }
 
@@ -82,7 +91,9 @@ type peerView struct {
 	// ready is true while containers can run, so that etcd may.
 	ready        bool
 	controlPlane bool
-	volume       string
+	// discovers is true when the machine takes part in discovery.
+	discovers bool
+	volume    string
 }
 
 // clusterKey tells clusters apart: by ID and secret.
@@ -106,7 +117,7 @@ func (r *Rack) peers() []peerView {
 		}
 		list = append(list, peerView{
 			sys: s, cfg: cfg, key: clusterKey(cfg), ready: ready, controlPlane: cfg.Machine().Type().IsControlPlane(),
-			volume: s.ephemeralVolume(),
+			discovers: cfg.Cluster().Discovery().Enabled(), volume: s.ephemeralVolume(),
 		})
 	}
 	return list
@@ -129,8 +140,12 @@ func (r *Rack) round() {
 	r.signWorkers(peers)
 	r.runEtcd(peers)
 	r.electVIPs(peers)
+	described := make([]member, len(peers))
+	for i, p := range peers {
+		described[i] = describeMember(p)
+	}
 	for _, p := range peers {
-		p.sys.publishCluster(members(p, peers))
+		p.sys.publishCluster(members(p, peers, described))
 		p.sys.publishServices()
 	}
 }
@@ -284,14 +299,14 @@ func (r *Rack) electVIPs(peers []peerView) {
 }
 
 // members are the machines that discovery shows to one of them.
-func members(of peerView, peers []peerView) []peerView {
+func members(of peerView, peers []peerView, described []member) []member {
 	if !of.cfg.Cluster().Discovery().Enabled() {
 		return nil
 	}
-	var list []peerView
-	for _, p := range peers {
-		if p.key == of.key && p.cfg.Cluster().Discovery().Enabled() {
-			list = append(list, p)
+	var list []member
+	for i, p := range peers {
+		if p.key == of.key && p.discovers {
+			list = append(list, described[i])
 		}
 	}
 	return list

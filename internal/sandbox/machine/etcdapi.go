@@ -5,12 +5,11 @@ import (
 	"net"
 	"strconv"
 
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/constants"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
-
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 )
 
 // etcdVersion is the one that Talos v1.13 runs.

@@ -152,6 +152,12 @@ func (s *system) publishStage(changed bool) {
 	r.TypedSpec().Stage = s.machine.stage
 	r.TypedSpec().Status.Ready, r.TypedSpec().Status.UnmetConditions = len(unmet) == 0, unmet
 	s.put(r)
+	s.stageEvent()
+}
+
+// stageEvent tells watchers the machine's stage. s.machine.mu is held.
+func (s *system) stageEvent() {
+	unmet := s.machine.unmet
 	event := &machineapi.MachineStatusEvent{
 		Stage:  machineapi.MachineStatusEvent_MachineStage(s.machine.stage),
 		Status: &machineapi.MachineStatusEvent_MachineStatus{Ready: len(unmet) == 0},
@@ -161,4 +167,21 @@ func (s *system) publishStage(changed bool) {
 			&machineapi.MachineStatusEvent_MachineStatus_UnmetCondition{Name: u.Name, Reason: u.Reason})
 	}
 	s.events.add("", s.rack.options.Now(), event)
+}
+
+// settle repeats the machine's status for some seconds. A real machine takes minutes to boot and reports its status many
+// times; a client that follows a reboot reconnects only after a second and waits for the next report.
+func (s *system) settle() {
+	for _, after := range []time.Duration{time.Second, time.Second, 2 * time.Second, 4 * time.Second} {
+		t := time.NewTimer(after)
+		select {
+		case <-t.C:
+		case <-s.ctx.Done():
+			t.Stop()
+			return
+		}
+		s.machine.mu.Lock()
+		s.stageEvent()
+		s.machine.mu.Unlock()
+	}
 }

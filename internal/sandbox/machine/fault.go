@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrDropped is what a front server does internally to a call whose connection a fault drops.
+// errDropped marks a call whose connection a fault drops.
 var errDropped = errors.New("connection dropped by a fault")
 
 // Duration is a time.Duration that reads and writes as text, e.g. "250ms".

@@ -92,8 +92,11 @@ func (f *front) start(maintenance bool, issuer *x509.PEMEncodedCertificateAndKey
 		f.mu.Unlock()
 		return nil
 	}
-	f.issuer, f.maintenance, f.identity = issuer, maintenance, id
-	f.dropRemotes()
+	if f.server == nil || !f.identity.same(id) {
+		f.identity = id
+		f.dropRemotes()
+	}
+	f.issuer, f.maintenance = issuer, maintenance
 	if f.server == nil {
 		if err := f.build(); err != nil {
 			f.mu.Unlock()
@@ -155,8 +158,8 @@ func (f *front) listen() {
 	for addr, l := range f.listeners {
 		if !wanted[addr] {
 			_ = l.Close()
-			l.drop("")
 			delete(f.listeners, addr)
+			f.sys.dropLater(l)
 		}
 	}
 	for addr := range wanted {
@@ -183,6 +186,19 @@ func (f *front) listen() {
 			delete(f.blocked, addr)
 		}
 	}
+}
+
+// dropLater breaks the connections to a lost address once running calls had a moment to finish.
+func (s *system) dropLater(l *trackedListener) {
+	s.tasks.Go(func() {
+		t := time.NewTimer(gracePeriod)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			l.drop("")
+		case <-s.ctx.Done():
+		}
+	})
 }
 
 // pending reports whether an address is taken by someone else, so that listening has to be tried again.
@@ -237,11 +253,20 @@ func (f *front) close() {
 	f.stop()
 }
 
-// dropRemotes closes connections to other machines. f.mu is held.
+// dropRemotes forgets connections to other machines and closes them once running calls had a moment to finish: among them
+// may be the one that brought the new certificate. f.mu is held.
 func (f *front) dropRemotes() {
 	for target, conn := range f.remotes {
-		_ = conn.Close()
 		delete(f.remotes, target)
+		f.sys.tasks.Go(func() {
+			t := time.NewTimer(gracePeriod)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-f.sys.ctx.Done():
+			}
+			_ = conn.Close()
+		})
 	}
 }
 

@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/client"
 	clientconfig "github.com/siderolabs/talos/pkg/machinery/client/config"
 	"github.com/siderolabs/talos/pkg/machinery/config"
@@ -21,8 +22,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 
 	"cloudlab/internal/sandbox/lan"
 	"cloudlab/internal/sandbox/pve"
@@ -42,13 +41,13 @@ const (
 
 // lab is a rack with a network and one cluster's secrets.
 type lab struct {
-	t     *testing.T
+	t     testing.TB
 	lan   *lan.LAN
 	rack  *Rack
 	input *generate.Input
 }
 
-func newLab(t *testing.T, change ...func(*Options)) *lab {
+func newLab(t testing.TB, change ...func(*Options)) *lab {
 	t.Helper()
 	network, err := lan.Start(t.Context())
 	if err != nil {
@@ -75,16 +74,23 @@ func newLab(t *testing.T, change ...func(*Options)) *lab {
 		}
 		_ = rack.Close()
 	})
-	contract, err := config.ParseContractFromVersion("v1.13")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.input, err = generate.NewInput(clusterName, "https://192.0.2.11:6443", "1.36.0",
-		generate.WithVersionContract(contract), generate.WithInstallImage(installer), generate.WithInstallDisk("/dev/sda"))
+	l.input, err = sharedInput()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// sharedInput makes the cluster's secrets once, since RSA keys take a second.
+var sharedInput = sync.OnceValues(newInput)
+
+func newInput() (*generate.Input, error) {
+	contract, err := config.ParseContractFromVersion("v1.13")
+	if err != nil {
+		return nil, err
+	}
+	return generate.NewInput(clusterName, "https://192.0.2.11:6443", "1.36.0",
+		generate.WithVersionContract(contract), generate.WithInstallImage(installer), generate.WithInstallDisk("/dev/sda"))
 }
 
 func readISO(path string) (Image, error) {
@@ -218,10 +224,10 @@ func (l *lab) secure(endpoint string) *client.Client {
 }
 
 // eventually polls until f returns nil.
-func eventually(t *testing.T, what string, f func() error) {
+func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(3 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(3 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}
@@ -323,4 +329,26 @@ func wantCode(t *testing.T, err error, code codes.Code, text string) {
 	}
 }
 
-var _ = os.Getenv
+// bootMany installs a cluster with one control plane.
+func bootMany(t testing.TB, count int) {
+	l := newLab(t)
+	defer l.rack.Close()
+	for i := range count {
+		l.powerOn(qemu(101 + i))
+	}
+	for i := range count {
+		kind := machine.TypeWorker
+		if i == 0 {
+			kind = machine.TypeControlPlane
+		}
+		l.phase(101+i, PhaseMaintenance)
+		if _, err := l.apply(l.insecure(l.agentAddress(101+i)), l.config(kind, 101+i, 11+i), applyAuto); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range count {
+		l.phase(101+i, PhaseRunning)
+		c := l.secure(fmt.Sprintf("192.0.2.%d", 11+i))
+		eventually(t, "API", func() error { _, err := c.Version(t.Context()); return err })
+	}
+}

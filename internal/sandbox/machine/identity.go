@@ -21,6 +21,13 @@ type identity struct {
 	server *tls.Config
 	client *tls.Config
 	ips    []net.IP
+	// basis tells apart what was certified: names, addresses, CAs.
+	basis string
+}
+
+// same is true when other certifies nothing new.
+func (i *identity) same(other *identity) bool {
+	return i != nil && other != nil && i.basis == other.basis
 }
 
 func (i *identity) covers(addr netip.Addr) bool {
@@ -64,7 +71,11 @@ func (s *system) identity(maintenance bool, issuer *x509.PEMEncodedCertificateAn
 	if err != nil {
 		return nil, err
 	}
-	id := &identity{ips: ips, server: &tls.Config{
+	basis := fmt.Sprint(ips, names, string(issuer.Crt))
+	for _, accepted := range cfg.Machine().Security().AcceptedCAs() {
+		basis += string(accepted.Crt)
+	}
+	id := &identity{ips: ips, basis: basis, server: &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{server},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, VerifyPeerCertificate: requireClientAuth,
 	}}

@@ -10,11 +10,10 @@ import (
 	"testing"
 	"time"
 
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/client"
 	"github.com/siderolabs/talos/pkg/machinery/config/machine"
 	"google.golang.org/grpc/codes"
-
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 )
 
 func TestFromPowerOnToKubeconfig(t *testing.T) {

@@ -8,13 +8,12 @@ import (
 	"strings"
 
 	"github.com/ryanuber/go-glob"
+	networkpb "github.com/siderolabs/talos/pkg/machinery/api/resource/definitions/network"
 	"github.com/siderolabs/talos/pkg/machinery/cel/celenv"
 	"github.com/siderolabs/talos/pkg/machinery/config/config"
 	"github.com/siderolabs/talos/pkg/machinery/nethelpers"
 	"github.com/siderolabs/talos/pkg/machinery/proto"
 	"github.com/siderolabs/talos/pkg/machinery/resources/network"
-
-	networkpb "github.com/siderolabs/talos/pkg/machinery/api/resource/definitions/network"
 
 	"cloudlab/internal/sandbox/pve"
 )

@@ -67,7 +67,8 @@ type Node struct {
 	Config []byte
 }
 
-// Options configure a [Rack].
+// Options configure a [Rack]. Its functions are called from the machines' own goroutines: they return soon and do not power
+// machines, except for OnStopped, which may.
 type Options struct {
 	// LAN carries the machines' APIs. Required.
 	LAN Network
@@ -87,7 +88,7 @@ type Options struct {
 	OnStopped func(vmid int)
 	// OnConfigure is called when a machine runs a complete configuration: after each boot and each change.
 	OnConfigure func(Node)
-	// OnBootstrap is called when a control plane has bootstrapped a new etcd cluster.
+	// OnBootstrap is called when a control plane has bootstrapped a new etcd cluster; the call answers when it returns.
 	OnBootstrap func(Node)
 	// CheckKubernetes does the Kubernetes part of the server-side health check for the cluster of this node; without it
 	// that part answers Unimplemented.
@@ -99,7 +100,9 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("simulated machines: no network given (Options.LAN)")
 	}
 	if o.ReadISO == nil {
-		o.ReadISO = func(string) (Image, error) { return Image{}, errors.New("no reader of boot media given (Options.ReadISO)") }
+		o.ReadISO = func(string) (Image, error) {
+			return Image{}, errors.New("no reader of boot media given (Options.ReadISO)")
+		}
 	}
 	if o.Installer == nil {
 		o.Installer = func(string) (Image, error) { return Image{}, errors.New("no image registry given (Options.Installer)") }

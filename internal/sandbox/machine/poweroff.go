@@ -7,11 +7,10 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/constants"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 )
 
 // Reboot implements machine.MachineServiceServer.

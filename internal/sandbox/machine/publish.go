@@ -13,12 +13,11 @@ import (
 	"github.com/siderolabs/talos/pkg/machinery/nethelpers"
 	"github.com/siderolabs/talos/pkg/machinery/resources/block"
 	"github.com/siderolabs/talos/pkg/machinery/resources/cluster"
+	configres "github.com/siderolabs/talos/pkg/machinery/resources/config"
 	"github.com/siderolabs/talos/pkg/machinery/resources/etcd"
 	"github.com/siderolabs/talos/pkg/machinery/resources/hardware"
 	"github.com/siderolabs/talos/pkg/machinery/resources/k8s"
 	"github.com/siderolabs/talos/pkg/machinery/resources/network"
-
-	configres "github.com/siderolabs/talos/pkg/machinery/resources/config"
 	runtimeres "github.com/siderolabs/talos/pkg/machinery/resources/runtime"
 	timeres "github.com/siderolabs/talos/pkg/machinery/resources/time"
 )
@@ -230,28 +229,63 @@ func (s *system) publishNetwork() {
 	s.put(status)
 }
 
-// publishCluster shows the cluster's members and this machine's part in etcd and the control plane.
-func (s *system) publishCluster(peers []peerView) {
-	kept := map[string]bool{}
-	for _, p := range peers {
-		r := cluster.NewMember(cluster.NamespaceName, p.sys.hostname())
-		spec := r.TypedSpec()
-		spec.Hostname, spec.MachineType = p.sys.hostname(), p.cfg.Machine().Type()
-		p.sys.mu.Lock()
-		spec.NodeID = p.sys.nodeID
-		p.sys.mu.Unlock()
-		spec.OperatingSystem = fmt.Sprintf("Talos (%s)", p.sys.medium.image.Version)
-		own, _ := p.sys.addresses()
-		for _, a := range own {
-			spec.Addresses = append(spec.Addresses, a.Addr())
-		}
-		if spec.MachineType == machine.TypeControlPlane {
-			spec.ControlPlane = &cluster.ControlPlane{APIServerPort: constants.DefaultControlPlanePort}
-		}
-		kept[r.Metadata().ID()] = true
-		s.put(r)
+// show reports whether something published under a name has changed. Rounds are frequent and resources are dear to compare.
+func (s *system) show(name, content string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shown[name] == content {
+		return false
 	}
-	s.keep(cluster.NewMember(cluster.NamespaceName, "").Metadata().Copy(), kept)
+	s.shown[name] = content
+	return true
+}
+
+// member is a cluster's machine as discovery describes it.
+type member struct {
+	id       string
+	resource *cluster.Member
+	content  string
+}
+
+func describeMember(p peerView) member {
+	r := cluster.NewMember(cluster.NamespaceName, p.sys.hostname())
+	spec := r.TypedSpec()
+	spec.Hostname, spec.MachineType = p.sys.hostname(), p.cfg.Machine().Type()
+	p.sys.mu.Lock()
+	spec.NodeID = p.sys.nodeID
+	p.sys.mu.Unlock()
+	spec.OperatingSystem = fmt.Sprintf("Talos (%s)", p.sys.medium.image.Version)
+	own, _ := p.sys.addresses()
+	for _, a := range own {
+		spec.Addresses = append(spec.Addresses, a.Addr())
+	}
+	content := fmt.Sprintf("%+v", *spec)
+	if spec.MachineType == machine.TypeControlPlane {
+		spec.ControlPlane = &cluster.ControlPlane{APIServerPort: constants.DefaultControlPlanePort}
+	}
+	return member{id: r.Metadata().ID(), resource: r, content: content}
+}
+
+// publishCluster shows the cluster's members and this machine's part in etcd and the control plane.
+func (s *system) publishCluster(members []member) {
+	kept, ids := map[string]bool{}, ""
+	for _, m := range members {
+		kept[m.id] = true
+		ids += m.id + " "
+		if s.show("member "+m.id, m.content) {
+			s.put(m.resource.DeepCopy())
+		}
+	}
+	if s.show("members", ids) {
+		s.keep(cluster.NewMember(cluster.NamespaceName, "").Metadata().Copy(), kept)
+		s.mu.Lock()
+		for name := range s.shown {
+			if id, ok := strings.CutPrefix(name, "member "); ok && !kept[id] {
+				delete(s.shown, name)
+			}
+		}
+		s.mu.Unlock()
+	}
 	s.publishEtcd()
 }
 
@@ -259,6 +293,9 @@ func (s *system) publishEtcd() {
 	s.mu.Lock()
 	up := s.etcdUp
 	s.mu.Unlock()
+	if !s.show("etcd", fmt.Sprint(up, s.hostname())) {
+		return
+	}
 	members, pods := map[string]bool{}, map[string]bool{}
 	if up {
 		volume := s.ephemeralVolume()

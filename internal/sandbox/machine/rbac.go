@@ -9,15 +9,14 @@ import (
 	"github.com/cosi-project/runtime/pkg/resource/meta"
 	"github.com/cosi-project/runtime/pkg/safe"
 	"github.com/cosi-project/runtime/pkg/state"
+	"github.com/siderolabs/talos/pkg/machinery/constants"
+	"github.com/siderolabs/talos/pkg/machinery/role"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-
-	"github.com/siderolabs/talos/pkg/machinery/constants"
-	"github.com/siderolabs/talos/pkg/machinery/role"
 )
 
 var errNotAuthorized = status.Error(codes.PermissionDenied, "not authorized")
@@ -36,11 +35,14 @@ func rolesOf(ctx context.Context) role.Set {
 	return roles
 }
 
-// everyone, operators and so on are the role sets of Talos' method rules (v1.13).
+// allowed lists the roles that may call a method, by Talos' rules (v1.13).
 func allowed(method string) role.Set {
 	everyone := role.MakeSet(role.Admin, role.Operator, role.Reader)
 	operators := role.MakeSet(role.Admin, role.Operator)
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	if method == "/storage.StorageService/BlockDeviceWipe" {
+		return role.MakeSet(role.Admin, role.Reader)
+	}
 	switch service {
 	case "machine.MachineService":
 		return allowedMachine(name, everyone, operators)

@@ -7,11 +7,10 @@ import (
 	"slices"
 	"time"
 
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/config/types/block/blockhelpers"
 	"github.com/siderolabs/talos/pkg/machinery/constants"
 	"github.com/siderolabs/talos/pkg/machinery/resources/block"
-
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	runtimeres "github.com/siderolabs/talos/pkg/machinery/resources/runtime"
 )
 
@@ -188,6 +187,7 @@ func (s *system) bootSystem() outcome {
 		s.sequenceEvent("", "boot", machineapi.SequenceEvent_STOP)
 		s.setStage(stageRunning)
 		s.guest.set(PhaseRunning, s.volumeNote())
+		s.tasks.Go(s.settle)
 	}
 	s.rack.wake()
 	s.configuredHook()

@@ -126,7 +126,15 @@ func (s *system) serviceList() []*machineapi.ServiceInfo {
 // publishServices shows services as resources and updates the machine's readiness.
 func (s *system) publishServices() {
 	kept := map[string]bool{}
-	for _, info := range s.serviceList() {
+	list := s.serviceList()
+	content := ""
+	for _, info := range list {
+		content += fmt.Sprint(info.GetId(), info.GetState(), info.GetHealth().GetHealthy(), info.GetHealth().GetUnknown(), " ")
+	}
+	if !s.show("services", content) {
+		return
+	}
+	for _, info := range list {
 		r := v1alpha1.NewService(info.GetId())
 		r.TypedSpec().Running = info.GetState() == "Running"
 		r.TypedSpec().Healthy, r.TypedSpec().Unknown = info.GetHealth().GetHealthy(), info.GetHealth().GetUnknown()

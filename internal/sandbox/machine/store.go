@@ -101,7 +101,7 @@ func (s *snapshot) fill() {
 	}
 }
 
-// read runs f with the store locked. f must not keep references.
+// with runs f with the store locked. f must not keep references.
 func (s *store) with(f func(*snapshot)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,14 +9,13 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	blockpb "github.com/siderolabs/talos/pkg/machinery/api/resource/definitions/block"
 	"github.com/siderolabs/talos/pkg/machinery/cel"
 	"github.com/siderolabs/talos/pkg/machinery/cel/celenv"
 	"github.com/siderolabs/talos/pkg/machinery/config/config"
 	"github.com/siderolabs/talos/pkg/machinery/constants"
 	"github.com/siderolabs/talos/pkg/machinery/proto"
 	"github.com/siderolabs/talos/pkg/machinery/resources/block"
-
-	blockpb "github.com/siderolabs/talos/pkg/machinery/api/resource/definitions/block"
 )
 
 // platform is what volume keys are bound to: the machine's TPM, its Secure Boot state and its identity.

@@ -7,11 +7,10 @@ import (
 	"time"
 
 	"github.com/cosi-project/runtime/pkg/safe"
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/config/machine"
 	"github.com/siderolabs/talos/pkg/machinery/resources/block"
 	"google.golang.org/grpc/codes"
-
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 
 	"cloudlab/internal/sandbox/pve"
 )
@@ -138,12 +137,15 @@ func TestUserVolume(t *testing.T) {
 }
 
 func TestInstallFails(t *testing.T) {
-	for _, test := range []struct{ name, image, note string }{
-		{"unknown schematic", "factory.example.com/metal-installer-secureboot/beef:v1.13.9", "failed to pull image"},
+	for _, test := range []struct{ name, install, note string }{
+		{
+			"unknown schematic", "image: factory.example.com/metal-installer-secureboot/beef:v1.13.9", "failed to pull image",
+		},
+		{"no such disk", "disk: /dev/vdz", "lstat /dev/vdz: no such file or directory"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l := newLab(t)
-			l.install(qemu(101), l.config(machine.TypeControlPlane, 101, 11, "machine: {install: {image: "+test.image+"}}"))
+			l.install(qemu(101), l.config(machine.TypeControlPlane, 101, 11, "machine: {install: {"+test.install+"}}"))
 			eventually(t, "maintenance again", func() error {
 				st := l.status(101)
 				return unless(st.Phase == PhaseMaintenance && strings.Contains(st.Note, test.note), string(st.Phase)+": "+st.Note)

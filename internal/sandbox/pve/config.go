@@ -170,7 +170,7 @@ func configUpdate(c *call) (any, error) {
 	}
 	var release func()
 	err = c.unlocked(func() error {
-		release, err = c.server.lockMachine(c.ctx, u.vmid, lockTimeout)
+		release, err = c.server.lockMachine(c.ctx, u.vmid)
 		return err
 	})
 	if err != nil {
@@ -195,7 +195,7 @@ func configUpdateTask(c *call) (any, error) {
 		return nil, err
 	}
 	return c.fork(job{kind: "qmconfig", id: strconv.Itoa(u.vmid), node: c.node, run: func(ctx context.Context, w *worker) error {
-		release, err := c.server.lockMachine(ctx, u.vmid, lockTimeout)
+		release, err := c.server.lockMachine(ctx, u.vmid)
 		if err != nil {
 			return err
 		}
@@ -222,9 +222,6 @@ func (c *call) checkUpdate(u *update) (*machine, error) {
 	}
 	if u.digest != "" && u.digest != digest(m.file()) {
 		return nil, die("checksum mismatch (file change by other user?)")
-	}
-	if err := c.cpuModelAccess(u.set, m.Config); err != nil {
-		return nil, err
 	}
 	if err := m.checkLock(); err != nil {
 		return nil, err

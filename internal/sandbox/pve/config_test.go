@@ -150,7 +150,9 @@ func TestResize(t *testing.T) {
 
 func TestCreateRefusals(t *testing.T) {
 	l := withMachineLab(t)
-	create := func(changes ...string) reply { return l.call("POST", "/nodes/pve/qemu", with(talosForm(102), changes...)...) }
+	create := func(changes ...string) reply {
+		return l.call("POST", "/nodes/pve/qemu", with(talosForm(102), changes...)...)
+	}
 	l.refused(l.call("POST", "/nodes/pve/qemu", talosForm(101)...), http.StatusInternalServerError,
 		"unable to create VM 101 - VM 101 already exists on node 'pve'", nil)
 	l.refused(create("scsi0", "nope:32"), http.StatusInternalServerError, "storage 'nope' does not exist", nil)
@@ -203,14 +205,17 @@ func TestStartFailures(t *testing.T) {
 		log     string
 	}{
 		{
-			"q35 with ide3", Options{},
+			"q35 with ide3",
+			Options{},
 			[]string{"ide2", "", "ide3", "local:iso/talos.iso,media=cdrom", "boot", "order=scsi0;ide3"},
 			"start failed: QEMU exited with code 1",
 			"kvm: -device ide-cd,bus=ide.1,unit=1,drive=drive-ide3,id=ide3: Can't create IDE unit 1, bus supports only 1 units",
 		},
 		{
-			"q35 with ide3 on a current node", Options{FixedQ35IDE: true},
-			[]string{"ide2", "", "ide3", "local:iso/talos.iso,media=cdrom", "boot", "order=scsi0;ide3"}, "OK", "",
+			"q35 with ide3 on a current node",
+			Options{FixedQ35IDE: true},
+			[]string{"ide2", "", "ide3", "local:iso/talos.iso,media=cdrom", "boot", "order=scsi0;ide3"},
+			"OK", "",
 		},
 		{"missing bridge", Options{}, []string{"net0", "virtio,bridge=vmbr9"}, "start failed: QEMU exited with code 1", "bridge 'vmbr9' does not exist"},
 		{"too many cores", Options{CPUs: 2}, nil, "MAX 2 vcpus allowed per VM on this node", ""},

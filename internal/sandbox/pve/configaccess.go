@@ -25,14 +25,12 @@ func optionPrivilege(option string) string {
 	case "cicustom", "cipassword", "citype", "ciuser", "ciupgrade", "nameserver", "searchdomain", "sshkeys":
 		return "VM.Config.Cloudinit"
 	}
-	switch kind := strings.TrimRight(option, "0123456789"); {
-	case kind == option:
-		return ""
-	case kind == "numa":
+	switch kind := strings.TrimRight(option, "0123456789"); kind {
+	case "numa":
 		return "VM.Config.CPU"
-	case kind == "net":
+	case "net":
 		return "VM.Config.Network"
-	case kind == "ipconfig":
+	case "ipconfig":
 		return "VM.Config.Cloudinit"
 	}
 	return ""
@@ -97,10 +95,7 @@ func (c *call) mayConfigure(vmid int, pool string, params map[string]string) err
 			return err
 		}
 	}
-	if err := c.bridgeAccess(params); err != nil {
-		return err
-	}
-	return c.cpuModelAccess(params, nil)
+	return c.bridgeAccess(params)
 }
 
 // requireDevice checks the privileges for devices that stand for something of the host.
@@ -189,20 +184,4 @@ func (c *call) bridgeAccess(params map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// cpuModelAccess checks the privilege for custom CPU models.
-func (c *call) cpuModelAccess(params, existing map[string]string) error {
-	model := func(text string) string {
-		values, err := c.server.schema.parseProperties(c.server.schema.formats["pve-vm-cpu-conf"], text, "cpu")
-		if err != nil {
-			return ""
-		}
-		return values["cputype"]
-	}
-	wanted := model(params["cpu"])
-	if !strings.HasPrefix(wanted, "custom-") || existing != nil && model(existing["cpu"]) == wanted {
-		return nil
-	}
-	return c.require("/nodes", "Sys.Audit")
 }

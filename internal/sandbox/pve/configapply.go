@@ -193,7 +193,7 @@ func (c *call) stageDrive(m *machine, option, text string, order *[]string) erro
 	if pending := m.Pending[option]; pending != "" {
 		s.registerUnused(m, s.schema.parseDrive(option, pending))
 	}
-	disks, err := s.createDisks(m.Node, m.VMID, m.Config, map[string]string{option: text}, "")
+	disks, err := s.createDisks(m.Node, m.VMID, map[string]string{option: text}, "")
 	if err != nil {
 		return err
 	}

@@ -164,7 +164,7 @@ func downloadURL(c *call) (any, error) {
 func (s *Server) download(ctx context.Context, w *worker, t target, url string, verify bool) error {
 	w.log("downloading %s to %s", url, t.path())
 	s.mu.Lock()
-	existing, full := s.state.Volumes[volumeKey(t.node, t.id())], s.state.Full[t.storage.Name]
+	existing := s.state.Volumes[volumeKey(t.node, t.id())]
 	s.mu.Unlock()
 	if existing != nil {
 		return t.checkExisting(w, existing)
@@ -182,7 +182,7 @@ func (s *Server) download(ctx context.Context, w *worker, t target, url string, 
 	if closeErr := partial.Close(); err == nil {
 		err = closeErr
 	}
-	if err == nil && full {
+	if err == nil && !s.fits(t, size) {
 		err = syscall.ENOSPC
 	}
 	if errors.Is(err, syscall.ENOSPC) {
@@ -275,6 +275,13 @@ func fileHash(algorithm, file string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// fits tells whether a storage has room for so many bytes more.
+func (s *Server) fits(t target, size int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used(t.node, t.storage)+size <= t.storage.Bytes
 }
 
 func (s *Server) addFile(t target, file string, size int64) {

@@ -67,9 +67,15 @@ func plausible(option string, values map[string]string) bool {
 		}
 	}
 	for _, pair := range [][2]string{
-		{"mbps_max", "mbps"}, {"mbps_rd_max", "mbps_rd"}, {"mbps_wr_max", "mbps_wr"},
-		{"bps_max_length", "mbps_max"}, {"bps_rd_max_length", "mbps_rd_max"}, {"bps_wr_max_length", "mbps_wr_max"},
-		{"iops_max_length", "iops_max"}, {"iops_rd_max_length", "iops_rd_max"}, {"iops_wr_max_length", "iops_wr_max"},
+		{"mbps_max", "mbps"},
+		{"mbps_rd_max", "mbps_rd"},
+		{"mbps_wr_max", "mbps_wr"},
+		{"bps_max_length", "mbps_max"},
+		{"bps_rd_max_length", "mbps_rd_max"},
+		{"bps_wr_max_length", "mbps_wr_max"},
+		{"iops_max_length", "iops_max"},
+		{"iops_rd_max_length", "iops_rd_max"},
+		{"iops_wr_max_length", "iops_wr_max"},
 	} {
 		if set(values, pair[0]) && !set(values, pair[1]) {
 			return false
@@ -210,10 +216,10 @@ type created struct {
 
 // createDisks allocates new volumes and fills in the sizes of existing ones. On an error nothing stays allocated. The caller
 // holds the lock.
-func (s *Server) createDisks(node string, vmid int, config, params map[string]string, defaultStorage string) (created, error) {
+func (s *Server) createDisks(node string, vmid int, params map[string]string, defaultStorage string) (created, error) {
 	result := created{options: map[string]string{}}
 	for _, d := range s.schema.drives(params) {
-		if err := s.createDisk(node, vmid, config, d, defaultStorage, &result); err != nil {
+		if err := s.createDisk(node, vmid, d, defaultStorage, &result); err != nil {
 			for _, v := range result.volumes {
 				_ = s.free(v)
 			}
@@ -227,7 +233,7 @@ func (s *Server) createDisks(node string, vmid int, config, params map[string]st
 	return result, nil
 }
 
-func (s *Server) createDisk(node string, vmid int, config map[string]string, d *drive, defaultStorage string, result *created) error {
+func (s *Server) createDisk(node string, vmid int, d *drive, defaultStorage string, result *created) error {
 	file := d.file()
 	storageName, size, isNew := d.newDisk()
 	switch {

@@ -87,6 +87,12 @@ func (g *fakeGuests) Destroy(vmid int) {
 	g.destroyed = append(g.destroyed, vmid)
 }
 
+func (g *fakeGuests) set(f func(*fakeGuests)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f(g)
+}
+
 func (g *fakeGuests) running(vmid int) (Hardware, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

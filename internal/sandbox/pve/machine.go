@@ -92,7 +92,7 @@ func (s *Server) create(w *worker, node string, vmid int, params map[string]stri
 	s.mu.Lock()
 	config := maps.Clone(params)
 	config["meta"] = fmt.Sprintf("creation-qemu=%s,ctime=%d", qemuVersion, s.options.Now().Unix())
-	disks, err := s.createDisks(node, vmid, config, params, storage)
+	disks, err := s.createDisks(node, vmid, params, storage)
 	if err != nil {
 		s.mu.Unlock()
 		return die("unable to create VM %d - %s", vmid, flatten(err))
@@ -183,14 +183,14 @@ func (m *machine) checkProtection(what string) error {
 }
 
 // lockMachine takes a machine's lock file. The caller must not hold the server's lock.
-func (s *Server) lockMachine(ctx context.Context, vmid int, timeout time.Duration) (release func(), err error) {
+func (s *Server) lockMachine(ctx context.Context, vmid int) (release func(), err error) {
 	s.mu.Lock()
 	if s.locks[vmid] == nil {
 		s.locks[vmid] = make(chan struct{}, 1)
 	}
 	lock := s.locks[vmid]
 	s.mu.Unlock()
-	timer := time.NewTimer(timeout)
+	timer := time.NewTimer(lockTimeout)
 	defer timer.Stop()
 	select {
 	case lock <- struct{}{}:
@@ -229,7 +229,7 @@ func machineDelete(c *call) (any, error) {
 	}
 	purge, unreferenced := c.params["purge"] == "1", c.params["destroy-unreferenced-disks"] == "1"
 	return c.fork(job{kind: "qmdestroy", id: strconv.Itoa(vmid), node: node, run: func(ctx context.Context, w *worker) error {
-		release, err := s.lockMachine(ctx, vmid, lockTimeout)
+		release, err := s.lockMachine(ctx, vmid)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package pve
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -72,8 +73,11 @@ func unescape(text string) string {
 		switch {
 		case text[i] == '+':
 			b.WriteByte(' ')
-		case text[i] == '%' && i+2 < len(text) && hexDigit(text[i+1]) >= 0 && hexDigit(text[i+2]) >= 0:
-			b.WriteByte(byte(hexDigit(text[i+1])<<4 | hexDigit(text[i+2])))
+		case text[i] == '%' && i+2 < len(text) && isHex(text[i+1]) && isHex(text[i+2]):
+			decoded, err := hex.DecodeString(text[i+1 : i+3])
+			if err == nil {
+				b.Write(decoded)
+			}
 			i += 2
 		default:
 			b.WriteByte(text[i])
@@ -85,12 +89,7 @@ func unescape(text string) string {
 	return b.String()
 }
 
-func hexDigit(c byte) int {
-	if 'A' <= c && c <= 'F' {
-		c += 'a' - 'A'
-	}
-	return strings.IndexByte("0123456789abcdef", c)
-}
+func isHex(c byte) bool { return strings.IndexByte("0123456789abcdefABCDEF", c) >= 0 }
 
 func decodeJSON(body []byte, params map[string]value) error {
 	if len(bytes.TrimSpace(body)) == 0 {

@@ -10,7 +10,7 @@ import (
 
 // withMachine runs f with the machine's lock, but not the server's.
 func (s *Server) withMachine(ctx context.Context, vmid int, f func() error) error {
-	release, err := s.lockMachine(ctx, vmid, lockTimeout)
+	release, err := s.lockMachine(ctx, vmid)
 	if err != nil {
 		return err
 	}

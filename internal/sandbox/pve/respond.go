@@ -83,11 +83,9 @@ func writeByHand(w http.ResponseWriter, r *http.Request, status int, reason stri
 	return true
 }
 
-// drop closes the connection without an answer.
+// drop closes the connection without an answer. Only an HTTP/1 connection can be dropped, and Serve makes no other.
 func drop(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler) // net/http's way to say so
+	if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+		_ = conn.Close()
 	}
-	_ = conn.Close()
 }

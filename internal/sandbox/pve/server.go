@@ -96,7 +96,12 @@ func New(options Options) (*Server, error) {
 		}
 		s.storages[storage.Name] = storage
 	}
-	if err := os.MkdirAll(filepath.Clean(options.Dir), 0o755); err != nil {
+	dir, err := filepath.Abs(options.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("simulated Proxmox: %w", err)
+	}
+	s.options.Dir = dir
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("simulated Proxmox: %w", err)
 	}
 	loaded, err := loadSchema()
@@ -154,7 +159,9 @@ func (s *Server) Serve(l net.Listener, certificate tls.Certificate) error {
 
 // Close stops serving, interrupts running tasks and waits for them. Guests stay as they are.
 func (s *Server) Close() error {
+	s.mu.Lock()
 	s.stop()
+	s.mu.Unlock()
 	err := s.http.Close()
 	s.workers.Wait()
 	return err
@@ -166,7 +173,8 @@ func (s *Server) changed() {
 	}
 }
 
-// GuestStopped tells the hypervisor that a guest has powered itself off.
+// GuestStopped tells the hypervisor that a guest has powered itself off. It is not to be called for a guest that stops because
+// of Guests.Shutdown or Guests.PowerOff: the hypervisor knows, and may have started it again meanwhile.
 func (s *Server) GuestStopped(vmid int) {
 	s.mu.Lock()
 	if m := s.state.Machines[vmid]; m != nil && m.running() {

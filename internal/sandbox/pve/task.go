@@ -64,6 +64,11 @@ func (c *call) fork(j job) string {
 		delay += time.Duration(f.TaskDelay)
 		exit = f.TaskExit
 	}
+	if s.ctx.Err() != nil { // the server is closing
+		t.Running, t.Exit, t.Ended = false, "received interrupt", s.options.Now()
+		close(t.done)
+		return t.UPID
+	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	t.cancel = cancel
 	s.workers.Add(1)

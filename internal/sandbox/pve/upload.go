@@ -34,10 +34,7 @@ func upload(c *call) (any, error) {
 		if err != nil {
 			return err
 		}
-		s.mu.Lock()
-		full := s.state.Full[t.storage.Name]
-		s.mu.Unlock()
-		if full {
+		if !s.fits(t, info.Size()) {
 			return die("import failed: cp: error writing '%s': No space left on device", t.path())
 		}
 		file := s.hostFile(t.node, t.storage.Name, t.content, t.name)

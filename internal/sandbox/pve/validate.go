@@ -152,7 +152,10 @@ func (s *schema) checkFormat(f format, text, path string) error {
 		return nil
 	}
 	if named, ok := s.formats[f.name]; ok {
-		_, err := s.parseProperties(named, text, path)
+		values, err := s.parseProperties(named, text, path)
+		if err == nil && f.name == "pve-vm-cpu-conf" {
+			return checkCPU(values)
+		}
 		return err
 	}
 	if name, ok := strings.CutSuffix(f.name, "-list"); ok {
