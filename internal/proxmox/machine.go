@@ -67,6 +67,8 @@ func NewMachines(ctx *pulumi.Context, name string, args MachinesArgs, opts ...pu
 			pulumi.Protect(args.Cluster.Protect),
 			// A machine's number, MAC and disks are unique: the old one must be gone before the new one comes.
 			pulumi.DeleteBeforeReplace(true),
+			// v0.69 of the underlying provider attaches no medium without it, later ones read it back as false for ever.
+			pulumi.IgnoreChanges([]string{"cdrom.enabled"}),
 			pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{clear}}))
 		if err != nil {
 			return nil, fmt.Errorf("machine %q: %w", node.Name, err)

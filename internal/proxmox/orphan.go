@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	api "github.com/luthermonson/go-proxmox"
 	"github.com/pulumi/pulumi/sdk/v3/go/common/resource"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+	"golang.org/x/net/http/httpproxy"
 
 	"cloudlab/internal/config"
 )
@@ -66,8 +68,11 @@ func verifiedClient(settings config.TLS) (*http.Client, error) {
 			return nil, fmt.Errorf("proxmox.tls.caFile: %s holds no PEM certificate", settings.CAFile)
 		}
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = trust
+	proxy := httpproxy.FromEnvironment().ProxyFunc()
+	transport := &http.Transport{
+		TLSClientConfig: trust,
+		Proxy:           func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
+	}
 	return &http.Client{Transport: transport, Timeout: orphanTimeout}, nil
 }
 
@@ -100,7 +105,9 @@ func orphanFrom(inputs resource.PropertyMap) (orphan, error) {
 	return orphan{node: node.StringValue(), vmid: int(vmid.NumberValue()), owner: owner}, nil
 }
 
-func (m orphan) path(rest string) string { return fmt.Sprintf("/nodes/%s/qemu/%d%s", m.node, m.vmid, rest) }
+func (m orphan) path(rest string) string {
+	return fmt.Sprintf("/nodes/%s/qemu/%d%s", m.node, m.vmid, rest)
+}
 
 func (o *Orphans) clear(ctx context.Context, name string, machine orphan) error {
 	var found struct {

@@ -167,6 +167,21 @@ func (l *Lab) startRack(o Options) error {
 	return restore(l.folder.hardware("machines.json"), rack.Restore)
 }
 
+// agentPing is how long Proxmox waits for a guest agent that does not answer.
+const agentPing = 3 * time.Second
+
+// guests lets the guest agent of a booting machine answer as soon as it can, as on Proxmox, which waits for it.
+type guests struct{ *machine.Rack }
+
+func (g guests) Interfaces(vmid int) ([]pve.Interface, error) {
+	for deadline := time.Now().Add(agentPing); ; time.Sleep(10 * time.Millisecond) {
+		interfaces, err := g.Rack.Interfaces(vmid)
+		if !errors.Is(err, pve.ErrAgentNotRunning) || time.Now().After(deadline) {
+			return interfaces, err
+		}
+	}
+}
+
 func readISO(path string) (machine.Image, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -194,7 +209,7 @@ func (l *Lab) startProxmox(o Options) error {
 		DialContext: l.LAN.DialContext, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 	}}
 	l.Proxmox, err = pve.New(pve.Options{
-		Nodes: o.Nodes, Guests: l.Rack, Fetch: fetch, Dir: l.folder.hardware("storage"),
+		Nodes: o.Nodes, Guests: guests{l.Rack}, Fetch: fetch, Dir: l.folder.hardware("storage"),
 		Tokens: map[string]pve.Token{TokenID: pve.Grant(secret, o.Privileges...)},
 		Changed: func() {
 			select {

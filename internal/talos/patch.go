@@ -159,7 +159,7 @@ func sans(cluster *config.Cluster, node config.Node) []string {
 	if node.Role == config.ControlPlane && cluster.VIP.IsValid() {
 		names = append(names, cluster.VIP.String())
 	}
-	if host, _, ok := cutPort(node.TalosEndpoint); ok {
+	if host, ok := hostOf(node.TalosEndpoint); ok {
 		names = append(names, host)
 	}
 	return names

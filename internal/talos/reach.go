@@ -23,15 +23,16 @@ const (
 
 // endpoint gives an address the Talos API's port unless it has one.
 func endpoint(address string) string {
-	if _, _, ok := cutPort(address); ok {
+	if _, ok := hostOf(address); ok {
 		return address
 	}
 	return net.JoinHostPort(address, apiPort)
 }
 
-func cutPort(hostport string) (host, port string, ok bool) {
-	host, port, err := net.SplitHostPort(hostport)
-	return host, port, err == nil
+// hostOf is the host of host:port.
+func hostOf(hostport string) (string, bool) {
+	host, _, err := net.SplitHostPort(hostport)
+	return host, err == nil
 }
 
 // firstReachable waits until a Talos API answers at one of the endpoints, configured or not, and returns it; the first wins when
@@ -96,7 +97,7 @@ func Unconfigured(ctx context.Context, addresses []string) bool {
 func unconfigured(ctx context.Context, target string) bool {
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	c, err := client.New(ctx, client.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}), client.WithEndpoints(target)) //nolint:gosec // a machine in maintenance mode has no identity yet
+	c, err := client.New(ctx, client.WithDefaultGRPCDialOptions(), client.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}), client.WithEndpoints(target)) //nolint:gosec // a machine in maintenance mode has no identity yet
 	if err != nil {
 		return false
 	}
@@ -107,7 +108,7 @@ func unconfigured(ctx context.Context, target string) bool {
 
 // bootstrap starts etcd on the first control plane. It may be called again: a node whose etcd has data is left as it is.
 func bootstrap(ctx context.Context, node, target string, credentials *tls.Config) error {
-	c, err := client.New(ctx, client.WithTLSConfig(credentials), client.WithEndpoints(target))
+	c, err := client.New(ctx, client.WithDefaultGRPCDialOptions(), client.WithTLSConfig(credentials), client.WithEndpoints(target))
 	if err != nil {
 		return fmt.Errorf("bootstrap %s: %w", target, err)
 	}

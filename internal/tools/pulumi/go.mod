@@ -8,6 +8,7 @@ tool github.com/pulumi/pulumi/pkg/v3/cmd/pulumi
 
 require (
 	github.com/bpg/terraform-provider-proxmox v0.73.0
+	github.com/hashicorp/terraform-plugin-sdk/v2 v2.36.1
 	github.com/pulumi/pulumi-terraform-bridge/v3 v3.135.0
 	github.com/siderolabs/terraform-provider-talos v0.8.0
 )
@@ -209,7 +210,6 @@ require (
 	github.com/hashicorp/terraform-plugin-framework-validators v0.17.0 // indirect
 	github.com/hashicorp/terraform-plugin-go v0.31.0 // indirect
 	github.com/hashicorp/terraform-plugin-log v0.10.0 // indirect
-	github.com/hashicorp/terraform-plugin-sdk/v2 v2.36.1 // indirect
 	github.com/hashicorp/terraform-registry-address v0.4.0 // indirect
 	github.com/hashicorp/terraform-svchost v0.1.1 // indirect
 	github.com/hashicorp/vault/api v1.22.0 // indirect

@@ -9,4 +9,6 @@ import (
 	"cloudlab/internal/tools/pulumi/proxmoxve/provider"
 )
 
-func main() { tfbridge.MainWithMuxer(context.Background(), provider.Name, provider.New(), provider.Schema) }
+func main() {
+	tfbridge.MainWithMuxer(context.Background(), provider.Name, provider.New(), provider.Schema)
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bpg/terraform-provider-proxmox/fwprovider"
 	"github.com/bpg/terraform-provider-proxmox/proxmoxtf/provider"
+	"github.com/hashicorp/terraform-plugin-sdk/v2/helper/schema"
 	pf "github.com/pulumi/pulumi-terraform-bridge/v3/pkg/pf/tfbridge"
 	"github.com/pulumi/pulumi-terraform-bridge/v3/pkg/tfbridge"
 	shim "github.com/pulumi/pulumi-terraform-bridge/v3/pkg/tfshim"
@@ -41,9 +42,14 @@ func New() tfbridge.ProviderInfo {
 	dataSources := map[string]*tfbridge.DataSourceInfo{
 		tf + "vm": {Tok: tfbridge.MakeDataSource(Name, "VM", "getVirtualMachine")},
 	}
+	upstream := provider.ProxmoxVirtualEnvironment()
+	// Deprecated in v0.73, needed by the official plugin's v0.69: the program sets it, so the warning helps nobody.
+	if cdrom, ok := upstream.ResourcesMap[tf+"vm"].Schema["cdrom"].Elem.(*schema.Resource); ok {
+		cdrom.Schema["enabled"].Deprecated = ""
+	}
 	info := tfbridge.ProviderInfo{
 		P: pf.MuxShimWithPF(context.Background(),
-			shimv2.NewProvider(provider.ProxmoxVirtualEnvironment()), fwprovider.New(Version)()),
+			shimv2.NewProvider(upstream), fwprovider.New(Version)()),
 		Name:         "proxmox",
 		DisplayName:  "Proxmox Virtual Environment (the part that Cloudlab uses)",
 		Version:      Version,
