@@ -67,8 +67,7 @@ func NewMachines(ctx *pulumi.Context, name string, args MachinesArgs, opts ...pu
 			pulumi.Protect(args.Cluster.Protect),
 			// A machine's number, MAC and disks are unique: the old one must be gone before the new one comes.
 			pulumi.DeleteBeforeReplace(true),
-			// v0.69 of the underlying provider attaches no medium without it, later ones read it back as false for ever.
-			pulumi.IgnoreChanges([]string{"cdrom.enabled"}),
+			pulumi.IgnoreChanges(noise(node)),
 			pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{clear}}))
 		if err != nil {
 			return nil, fmt.Errorf("machine %q: %w", node.Name, err)
@@ -87,6 +86,18 @@ func NewMachines(ctx *pulumi.Context, name string, args MachinesArgs, opts ...pu
 		return nil, fmt.Errorf("machines: %w", err)
 	}
 	return machines, nil
+}
+
+// noise lists the properties that the provider reads back other than they were set.
+func noise(node config.Node) []string {
+	// v0.69 of the underlying provider attaches no medium without it, later ones read it back as false for ever.
+	paths := []string{"cdrom.enabled"}
+	// The bridge fills in speed limits of 0, the provider reads them back as none. A wildcard is not understood here.
+	paths = append(paths, "disks[0].speed")
+	if node.DataDisk > 0 {
+		paths = append(paths, "disks[1].speed")
+	}
+	return paths
 }
 
 func machineArgs(args MachinesArgs, node config.Node) *vm.VirtualMachineArgs {
