@@ -11,28 +11,10 @@ import (
 
 	"github.com/pulumi/pulumi/sdk/v3/go/common/resource"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
-	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
-	"github.com/siderolabs/talos/pkg/machinery/client"
 )
 
-const (
-	// installWait bounds the wait for a machine's API before its first config, bootstrapWait that for etcd's bootstrap to be accepted.
-	installWait   = 90 * time.Second
-	bootstrapWait = 3 * time.Minute
-)
-
-// awaitMachine is the hook before a node's first config: the provider would wait, silently, for as long as its timeout.
-func awaitMachine(args *pulumi.ResourceHookArgs) error {
-	target, err := text(args.NewInputs, "endpoint")
-	if err != nil {
-		return fmt.Errorf("node %q: %w", args.Name, err)
-	}
-	if _, ok := firstReachable(context.Background(), []string{target}, installWait); !ok {
-		return fmt.Errorf("node %q: no Talos API at %s after %s: look at the machine's console in Proxmox; if it runs under another address, "+
-			"run refresh so that the guest agent is asked again, and up again", args.Name, target, installWait)
-	}
-	return nil
-}
+// bootstrapWait bounds the wait for etcd's bootstrap to be accepted.
+const bootstrapWait = 3 * time.Minute
 
 // bootstrapFirst is the hook before the kubeconfig is fetched for the first time. Bootstrap is no resource of its own: Talos accepts
 // it once only, so that a run which dies between bootstrap and its record could never be repeated. Here the record is the
@@ -53,13 +35,10 @@ func bootstrapFirst(args *pulumi.ResourceHookArgs) error {
 	if err != nil {
 		return fmt.Errorf("bootstrap %s: %w", target, err)
 	}
-	return bootstrap(ctx, node, target, credentials)
-}
-
-func bootstrapOnce(ctx context.Context, c *client.Client, node string) error {
-	ctx, cancel := context.WithTimeout(client.WithNode(ctx, node), attempt)
-	defer cancel()
-	return c.Bootstrap(ctx, &machineapi.BootstrapRequest{})
+	if err := bootstrap(ctx, node, target, credentials); err != nil {
+		return err
+	}
+	return awaitKubeconfig(ctx, node, target, credentials)
 }
 
 // credentials reads the provider's client configuration: base64 of PEM.

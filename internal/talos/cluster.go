@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// applyTimeout and kubeconfigTimeout bound the provider's retries, which go on after almost any error; its own are ten minutes.
-	applyTimeout      = "4m"
-	kubeconfigTimeout = "3m"
 	// contactWait bounds the search for the address at which a machine answers.
 	contactWait = 20 * time.Second
 	// renewBefore is when a kubeconfig's certificate is due for renewal.
@@ -55,7 +52,7 @@ func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulu
 	if err := ctx.RegisterComponentResourceV2("cloudlab:talos:Cluster", name, inputs, c, opts...); err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
-	await, err := ctx.RegisterResourceHook("await-machine", awaitMachine, nil)
+	rehearse, err := ctx.RegisterResourceHook("rehearse", rehearseApply, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
@@ -65,7 +62,7 @@ func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulu
 	}
 	var configured []pulumi.Resource
 	for _, node := range args.Cluster.Nodes {
-		resource, err := c.configure(ctx, args, node, await)
+		resource, err := c.configure(ctx, args, node, rehearse)
 		if err != nil {
 			return nil, fmt.Errorf("node %q: %w", node.Name, err)
 		}
@@ -80,10 +77,13 @@ func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulu
 	return c, nil
 }
 
-// configure registers a node's two resources. The first installs through whatever address the machine has before it knows its own,
+// configure registers a node's two resources. Neither has the timeouts input of the provider: the official plugin v0.7.1 fails on it
+// ("__pulumi_raw_state_delta does not apply cleanly"). The hooks bound the waiting instead.
+//
+// The first installs through whatever address the machine has before it knows its own,
 // and never applies again, so that a lease which changes later changes nothing. The second configures the static address on
 // every later change.
-func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.Node, await *pulumi.ResourceHook) (pulumi.Resource, error) {
+func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.Node, rehearse *pulumi.ResourceHook) (pulumi.Resource, error) {
 	cluster, seen := args.Cluster, args.Machines[node.Name]
 	generated := machine.GetConfigurationOutput(ctx, machine.GetConfigurationOutputArgs{
 		ClusterName:       pulumi.String(cluster.Name),
@@ -107,14 +107,13 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 		Node:                      pulumi.String(node.Address.Addr().String()),
 		Endpoint:                  first,
 		ApplyMode:                 pulumi.String("auto"),
-		Timeouts:                  machine.TimeoutArgs{Create: pulumi.String(applyTimeout), Update: pulumi.String(applyTimeout)},
 	},
 		pulumi.Parent(c),
 		pulumi.DependsOn([]pulumi.Resource{seen.Resource}),
 		pulumi.ReplaceWith([]pulumi.Resource{seen.Resource}),
 		pulumi.DeletedWith(seen.Resource),
-		pulumi.IgnoreChanges([]string{"clientConfiguration", "machineConfigurationInput", "node", "endpoint", "applyMode", "timeouts"}),
-		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{await}}))
+		pulumi.IgnoreChanges([]string{"clientConfiguration", "machineConfigurationInput", "node", "endpoint", "applyMode"}),
+		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{rehearse}}))
 	if err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
@@ -125,12 +124,14 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 		Node:                      pulumi.String(node.Address.Addr().String()),
 		Endpoint:                  pulumi.String(steadyEndpoint(node)),
 		ApplyMode:                 pulumi.String("auto"),
-		Timeouts:                  machine.TimeoutArgs{Create: pulumi.String(applyTimeout), Update: pulumi.String(applyTimeout)},
 	},
 		pulumi.Parent(c),
 		pulumi.DependsOn([]pulumi.Resource{install}),
 		pulumi.ReplaceWith([]pulumi.Resource{install}),
-		pulumi.DeletedWith(seen.Resource))
+		pulumi.DeletedWith(seen.Resource),
+		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{
+			BeforeCreate: []*pulumi.ResourceHook{rehearse}, BeforeUpdate: []*pulumi.ResourceHook{rehearse},
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
 	}
@@ -148,7 +149,6 @@ func (c *Cluster) fetchCredentials(ctx *pulumi.Context, name string, args Cluste
 		Node:                       pulumi.String(first.Address.Addr().String()),
 		Endpoint:                   pulumi.String(steadyEndpoint(first)),
 		CertificateRenewalDuration: pulumi.String(renewBefore),
-		Timeouts:                   talosapi.KubeconfigTimeoutsArgs{Create: pulumi.String(kubeconfigTimeout), Update: pulumi.String(kubeconfigTimeout)},
 	},
 		pulumi.Parent(c),
 		pulumi.DependsOn(configured[:1]),

@@ -137,21 +137,44 @@ func subnets(cluster *config.Cluster) any {
 // identity is what the node tells Kubernetes, and the names its Talos API answers to.
 func identity(cluster *config.Cluster, node config.Node) any {
 	subnet := node.Address.Masked().String()
-	machine := object{
-		"certSANs": sans(cluster, node),
-		"kubelet":  object{"nodeIP": object{"validSubnets": []string{subnet}}},
-	}
+	kubelet := object{"nodeIP": object{"validSubnets": []string{subnet}}}
+	machine := object{"certSANs": sans(cluster, node), "kubelet": kubelet}
 	if len(node.Labels) > 0 {
 		machine["nodeLabels"] = node.Labels
 	}
-	if len(node.Taints) > 0 {
-		taints := map[string]string{}
-		for _, taint := range node.Taints {
-			taints[taint.Key] = strings.TrimPrefix(taint.Value+":"+taint.Effect, ":")
-		}
-		machine["nodeTaints"] = taints
+	kept, registered := taints(node)
+	if len(kept) > 0 {
+		machine["nodeTaints"] = kept
+	}
+	if len(registered) > 0 {
+		kubelet["extraConfig"] = object{"registerWithTaints": registered}
 	}
 	return object{"machine": machine}
+}
+
+// taints splits a node's taints into those that Talos keeps on the Node object and those that the kubelet registers the node with.
+//
+// Talos writes nodeTaints with the kubelet's own credentials on a worker. The NodeRestriction admission plugin forbids a kubelet to
+// change its taints, and refuses the labels of the same request with them. So a worker's taints are part of its registration: a
+// later change needs `kubectl taint`, or a node that registers anew. nodeTaints also holds one effect per key only.
+func taints(node config.Node) (kept map[string]string, registered []object) {
+	effects := map[string]int{}
+	for _, taint := range node.Taints {
+		effects[taint.Key]++
+	}
+	kept = map[string]string{}
+	for _, taint := range node.Taints {
+		if node.Role == config.ControlPlane && effects[taint.Key] == 1 {
+			kept[taint.Key] = strings.TrimPrefix(taint.Value+":"+taint.Effect, ":")
+			continue
+		}
+		entry := object{"key": taint.Key, "effect": taint.Effect}
+		if taint.Value != "" {
+			entry["value"] = taint.Value
+		}
+		registered = append(registered, entry)
+	}
+	return kept, registered
 }
 
 func sans(cluster *config.Cluster, node config.Node) []string {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	machineapi "github.com/siderolabs/talos/pkg/machinery/api/machine"
 	"github.com/siderolabs/talos/pkg/machinery/client"
 	"github.com/siderolabs/talos/pkg/machinery/client/dialer"
 	"google.golang.org/grpc/codes"
@@ -108,26 +109,47 @@ func unconfigured(ctx context.Context, target string) bool {
 
 // bootstrap starts etcd on the first control plane. It may be called again: a node whose etcd has data is left as it is.
 func bootstrap(ctx context.Context, node, target string, credentials *tls.Config) error {
+	return insist(ctx, "bootstrap "+target, credentials, target, func(ctx context.Context, c *client.Client) error {
+		err := c.Bootstrap(client.WithNode(ctx, node), &machineapi.BootstrapRequest{})
+		if status.Code(err) == codes.AlreadyExists {
+			return nil
+		}
+		return err
+	})
+}
+
+// awaitKubeconfig waits until the node hands out a kubeconfig: the provider would try for ten minutes and say nothing.
+func awaitKubeconfig(ctx context.Context, node, target string, credentials *tls.Config) error {
+	return insist(ctx, "kubeconfig of "+target, credentials, target, func(ctx context.Context, c *client.Client) error {
+		_, err := c.Kubeconfig(client.WithNode(ctx, node))
+		return err
+	})
+}
+
+// insist repeats a call until it succeeds, an answer is final, or ctx ends.
+func insist(ctx context.Context, what string, credentials *tls.Config, target string, call func(context.Context, *client.Client) error) error {
 	c, err := client.New(ctx, client.WithDefaultGRPCDialOptions(), client.WithTLSConfig(credentials), client.WithEndpoints(target))
 	if err != nil {
-		return fmt.Errorf("bootstrap %s: %w", target, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	defer c.Close() //nolint:errcheck // read only from here
+	defer c.Close() //nolint:errcheck // nothing is buffered
 	last := "no answer"
 	for {
-		err := bootstrapOnce(ctx, c, node)
+		once, cancel := context.WithTimeout(ctx, attempt)
+		err := call(once, c)
+		cancel()
 		switch status.Code(err) {
-		case codes.OK, codes.AlreadyExists:
+		case codes.OK:
 			return nil
 		case codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
-			return fmt.Errorf("bootstrap %s: %w", target, err)
+			return fmt.Errorf("%s: refused: %s", what, status.Convert(err).Message())
 		}
-		if err != nil && ctx.Err() == nil {
-			last = status.Convert(err).Message()
+		if ctx.Err() == nil {
+			last = strings.TrimSpace(status.Convert(err).Message())
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("bootstrap %s: not accepted in time; last answer: %s", target, strings.TrimSpace(last))
+			return fmt.Errorf("%s: not accepted in time; last answer: %s", what, last)
 		case <-time.After(pause):
 		}
 	}
