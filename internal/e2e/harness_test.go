@@ -70,6 +70,8 @@ func prepareAndRun(m *testing.M) (int, error) {
 type lab struct {
 	*sandbox.Lab
 	t *testing.T
+	// seen collects what the sandbox's command wrote, to standard output too.
+	seen bytes.Buffer
 }
 
 func newLab(t *testing.T, change ...func(*sandbox.Options)) *lab {
@@ -130,6 +132,7 @@ func (l *lab) run(args ...string) result {
 	cmd.Stdout, cmd.Stderr = &out, &people
 	begin := time.Now()
 	err := cmd.Run()
+	fmt.Fprintf(&l.seen, "%s%s", out.String(), people.String())
 	r := result{err: err, output: people.String(), took: time.Since(begin)}
 	if err == nil {
 		if err := json.Unmarshal(out.Bytes(), &r.summary); err != nil {

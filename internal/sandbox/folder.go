@@ -193,6 +193,11 @@ func (f Folder) roots() (*stdx509.CertPool, error) {
 	return pool, nil
 }
 
+// HasState tells whether Pulumi keeps the stack already.
+func (f Folder) HasState() bool {
+	return exists(filepath.Join(f.backend(), ".pulumi", "stacks", Project, Stack+".json"))
+}
+
 // Configure puts a stack configuration and the project's settings where Pulumi reads them. program is the folder of the Pulumi
 // program, so that an installed pulumi can be used by hand. What Pulumi itself keeps in the file, the salt of its secrets,
 // stays.
@@ -286,7 +291,7 @@ func (f Folder) LockHolder() (pid int, alive bool, err error) {
 			return 0, false, fmt.Errorf("stack lock %s: %w", path, err)
 		}
 		pid = lock.PID
-		if pid > 0 && syscall.Kill(pid, 0) == nil {
+		if engineAlive(pid) {
 			return pid, true, nil
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -101,8 +102,10 @@ func (o *settings) tools(cmd *cobra.Command, folder sandbox.Folder) error {
 	if err != nil {
 		return err
 	}
+	// The official plugins do not trust the sandbox's CA on macOS, where Go ignores SSL_CERT_FILE; those built here do.
+	build := o.build || runtime.GOOS == "darwin"
 	set, err := toolchain.Ensure(cmd.Context(), toolchain.Options{
-		Root: root, Cache: toolchain.DefaultCache(root), Out: o.people, NoInstalled: o.build,
+		Root: root, Cache: toolchain.DefaultCache(root), Out: o.people, NoInstalled: build,
 		Tools: []toolchain.Name{toolchain.Pulumi, toolchain.Proxmoxve, toolchain.Talos},
 	})
 	if err != nil {

@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/pulumi/pulumi/sdk/v3/go/auto"
+	"github.com/pulumi/pulumi/sdk/v3/go/auto/events"
 	"github.com/pulumi/pulumi/sdk/v3/go/auto/optdestroy"
 	"github.com/pulumi/pulumi/sdk/v3/go/auto/optpreview"
 	"github.com/pulumi/pulumi/sdk/v3/go/auto/optrefresh"
@@ -77,30 +79,34 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 			return nil, fmt.Errorf("environment: %w", err)
 		}
 	}
-	command, err := auto.NewPulumiCommand(&auto.PulumiCommandOptions{Root: o.Folder.Pulumi(), SkipVersionCheck: true})
-	if err != nil {
-		return nil, fmt.Errorf("pulumi command: %w", err)
-	}
+	command := &cli{path: filepath.Join(o.Folder.Pulumi(), "bin", "pulumi")}
 	workspace, err := auto.NewLocalWorkspace(ctx, auto.Pulumi(command), auto.WorkDir(o.Folder.Project()), auto.PulumiHome(o.Folder.Pulumi()),
 		auto.Program(o.Program), auto.EnvVars(variables))
 	if err != nil {
 		return nil, fmt.Errorf("pulumi workspace: %w", err)
 	}
-	stack, err := auto.UpsertStack(ctx, sandbox.Stack, workspace)
+	open := auto.UpsertStack
+	if o.Folder.HasState() {
+		// Every operation names the stack: there is nothing to select.
+		command.answers = map[string]string{"stack select": ""}
+		open = auto.SelectStack
+	}
+	stack, err := open(ctx, sandbox.Stack, workspace)
 	if err != nil {
 		return nil, fmt.Errorf("pulumi stack %s: %w", sandbox.Stack, err)
 	}
+	// After an operation the Automation API asks for the outputs, twice, and the history. The summary comes from the events.
+	command.answers = map[string]string{"stack output": "{}", "stack history": "[]"}
 	return &Engine{stack: stack, options: o}, nil
 }
 
 // Up brings the sandbox to what the configuration says.
 func (e *Engine) Up(ctx context.Context) (Summary, error) {
-	result, err := e.stack.Up(ctx, optup.ProgressStreams(e.options.Out), optup.ErrorProgressStreams(e.options.Out),
-		optup.Color(e.options.Color), optup.SuppressOutputs())
-	if err != nil {
-		return nil, trim(err)
-	}
-	return summary(result.Summary), nil
+	return summarize(func(stream chan<- events.EngineEvent) error {
+		_, err := e.stack.Up(ctx, optup.ProgressStreams(e.options.Out), optup.ErrorProgressStreams(e.options.Out),
+			optup.Color(e.options.Color), optup.SuppressOutputs(), optup.EventStreams(stream))
+		return err
+	})
 }
 
 // Preview shows what Up would do.
@@ -121,27 +127,20 @@ func (e *Engine) Preview(ctx context.Context, diff bool) (Summary, error) {
 
 // Refresh reads the simulated hardware into the state.
 func (e *Engine) Refresh(ctx context.Context) (Summary, error) {
-	result, err := e.stack.Refresh(ctx, optrefresh.ProgressStreams(e.options.Out), optrefresh.ErrorProgressStreams(e.options.Out),
-		optrefresh.Color(e.options.Color), optrefresh.SuppressOutputs(), optrefresh.ClearPendingCreates())
-	if err != nil {
-		return nil, trim(err)
-	}
-	return summary(result.Summary), nil
+	return summarize(func(stream chan<- events.EngineEvent) error {
+		_, err := e.stack.Refresh(ctx, optrefresh.ProgressStreams(e.options.Out), optrefresh.ErrorProgressStreams(e.options.Out),
+			optrefresh.Color(e.options.Color), optrefresh.SuppressOutputs(), optrefresh.ClearPendingCreates(), optrefresh.EventStreams(stream))
+		return err
+	})
 }
 
 // Destroy takes everything away that Up made.
 func (e *Engine) Destroy(ctx context.Context) (Summary, error) {
-	result, err := e.stack.Destroy(ctx, optdestroy.ProgressStreams(e.options.Out), optdestroy.ErrorProgressStreams(e.options.Out),
-		optdestroy.Color(e.options.Color), optdestroy.SuppressOutputs())
-	if err != nil {
-		return nil, trim(err)
-	}
-	return summary(result.Summary), nil
-}
-
-// Outputs are the stack's outputs, secrets in clear.
-func (e *Engine) Outputs(ctx context.Context) (auto.OutputMap, error) {
-	return e.stack.Outputs(ctx)
+	return summarize(func(stream chan<- events.EngineEvent) error {
+		_, err := e.stack.Destroy(ctx, optdestroy.ProgressStreams(e.options.Out), optdestroy.ErrorProgressStreams(e.options.Out),
+			optdestroy.Color(e.options.Color), optdestroy.SuppressOutputs(), optdestroy.EventStreams(stream))
+		return err
+	})
 }
 
 // Unlock removes the lock that a killed engine left behind.
@@ -150,14 +149,31 @@ func (e *Engine) Unlock(ctx context.Context) error { return e.stack.Cancel(ctx) 
 // Locked reports whether an error means that a lock is in the way.
 func Locked(err error) bool { return auto.IsConcurrentUpdateError(err) }
 
-func summary(s auto.UpdateSummary) Summary {
-	all := Summary{}
-	if s.ResourceChanges != nil {
-		for op, n := range *s.ResourceChanges {
-			all[apitype.OpType(op)] = n
+// summarize runs an operation and returns what its events say it did.
+func summarize(operation func(chan<- events.EngineEvent) error) (Summary, error) {
+	stream, failed, summed := make(chan events.EngineEvent), make(chan struct{}), make(chan Summary, 1)
+	go func() {
+		changes := Summary{}
+		for {
+			select {
+			case event, more := <-stream:
+				if !more {
+					summed <- changes
+					return
+				}
+				if event.SummaryEvent != nil {
+					changes = event.SummaryEvent.ResourceChanges
+				}
+			case <-failed:
+				return // an operation that fails early does not close its stream
+			}
 		}
+	}()
+	if err := operation(stream); err != nil {
+		close(failed)
+		return nil, trim(err)
 	}
-	return all
+	return <-summed, nil
 }
 
 // trim leaves out what the Automation API adds to an error: the exit code and both streams, which the user has just seen.

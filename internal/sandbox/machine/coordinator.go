@@ -330,6 +330,7 @@ func (r *Rack) bootstrap(s *system) (bool, error) {
 		fresh = true
 	})
 	if fresh {
+		s.guest.printf("etcd: bootstrapped a new cluster as member %x", m.ID)
 		r.wake()
 	}
 	return fresh, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"reflect"
 	"runtime"
 	"strings"
 )
@@ -20,6 +21,15 @@ type goEnvironment struct {
 
 func (e goEnvironment) identity() string {
 	return fmt.Sprintf("%s/%s cgo=0 %+v", runtime.GOOS, runtime.GOARCH, e)
+}
+
+// names lists the variables. Asked for all there are, the go command would start a C compiler to learn its flags.
+func (e goEnvironment) names() []string {
+	var names []string
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(e)) {
+		names = append(names, field.Name)
+	}
+	return names
 }
 
 // environment returns the go command's environment for the module in dir; the module's go.mod may select another
@@ -36,7 +46,7 @@ func environment(ctx context.Context, t Tool, dir string) (goEnvironment, error)
 	if _, err := os.Stat(dir); err != nil {
 		return e, fmt.Errorf("build %s: its module is missing; next: run in the project folder: %w", t.Name, err)
 	}
-	cmd := goCommand(ctx, dir, "env", "-json")
+	cmd := goCommand(ctx, dir, append([]string{"env", "-json"}, e.names()...)...)
 	out, err := cmd.Output()
 	if err != nil {
 		if ctx.Err() != nil {
