@@ -31,6 +31,9 @@ commit=$(git merge-base "$base" HEAD) || {
     exit 1
 }
 git worktree add --quiet --detach "$work/base" "$commit"
+# One cache of built tools for both: it goes by content, so another pin of the base is another entry.
+mkdir -p "$head/.sandbox/toolchain" "$work/base/.sandbox"
+ln -s "$head/.sandbox/toolchain" "$work/base/.sandbox/toolchain"
 
 echo "== sandbox up, from $base ($commit)" >&2
 if ! (cd "$work/base" && go run ./internal/cmd/sandbox up) >"$work/up.log" 2>&1; then
@@ -44,7 +47,7 @@ if ! (cd "$work/base" && go run ./internal/cmd/sandbox up) >"$work/up.log" 2>&1;
 else
     echo "== sandbox preview, from HEAD" >&2
     status=0
-    go run ./internal/cmd/sandbox preview >"$out/sandbox.txt" 2>&1 || status=$?
+    go run ./internal/cmd/sandbox preview --diff >"$out/sandbox.txt" 2>&1 || status=$?
     if [ "$status" -ne 0 ]; then
         printf '\nThe preview failed (exit status %d).\n' "$status" >>"$out/sandbox.txt"
     fi

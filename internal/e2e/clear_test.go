@@ -94,13 +94,14 @@ func collect(path string, node *yaml.Node, into map[string]string) {
 				into[path+" (decoded)"] = lines[1]
 			}
 		}
+	default: // an alias leads to what is seen elsewhere
 	}
 }
 
 // leftovers maps names to contents of all files that have to be clean, and what people saw.
 func (l *lab) leftovers() map[string][]byte {
 	l.t.Helper()
-	all := map[string][]byte{"(what people saw)": []byte(l.seen.String())}
+	all := map[string][]byte{"(what people saw)": l.seen.Bytes()}
 	top := string(l.Folder())
 	err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -21,11 +21,12 @@ import (
 // operationLimit bounds one operation; nothing here takes more than a few seconds unless it hangs.
 const operationLimit = 2 * time.Minute
 
-// What TestMain prepares: the project's folder, the sandbox's command, the tools.
+// What TestMain prepares: the project's folder, the commands sandbox and credentials, the tools.
 var (
-	root    string
-	command string
-	tools   *toolchain.Set
+	root     string
+	command  string
+	exporter string
+	tools    *toolchain.Set
 )
 
 func TestMain(m *testing.M) {
@@ -57,11 +58,11 @@ func prepareAndRun(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(bin) //nolint:errcheck // a leftover in the temporary folder
-	command = filepath.Join(bin, "sandbox")
-	build := exec.CommandContext(ctx, "go", "build", "-o", command, "./internal/cmd/sandbox")
+	command, exporter = filepath.Join(bin, "sandbox"), filepath.Join(bin, "credentials")
+	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./internal/cmd/sandbox", "./internal/cmd/credentials")
 	build.Dir, build.Stderr = root, os.Stderr
 	if err := build.Run(); err != nil {
-		return 0, fmt.Errorf("build the sandbox's command: %w", err)
+		return 0, fmt.Errorf("build the commands: %w", err)
 	}
 	return m.Run(), nil
 }
@@ -77,7 +78,7 @@ type lab struct {
 func newLab(t *testing.T, change ...func(*sandbox.Options)) *lab {
 	t.Helper()
 	// Short: macOS bounds the paths of sockets.
-	dir, err := os.MkdirTemp("", "lab-")
+	dir, err := os.MkdirTemp("", "lab-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

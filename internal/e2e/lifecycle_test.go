@@ -36,8 +36,10 @@ func shapes() []shape {
 		{name: "3 control planes and 2 workers", resources: 29, vms: 5, change: threePlusTwo, check: checkThreePlusTwo},
 		{name: "port forwarding", resources: 15, vms: 1, change: forwardPort},
 		{name: "given schematic", resources: 14, vms: 1, change: giveSchematic},
-		{name: "no data disk, with tags, pool, VLAN and MTU", resources: 15, vms: 1, change: plainHardware, check: checkPlainHardware,
-			prepare: func(t *testing.T) func(*sandbox.Options) { return withPool(t, "lab") }},
+		{
+			name: "no data disk, with tags, pool, VLAN and MTU", resources: 15, vms: 1, change: plainHardware, check: checkPlainHardware,
+			prepare: func(t *testing.T) func(*sandbox.Options) { return withPool(t, "lab") },
+		},
 	}
 }
 

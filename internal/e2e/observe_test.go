@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 
 	"cloudlab/internal/sandbox"
 	"cloudlab/internal/sandbox/machine"
+	"cloudlab/internal/sandbox/toolchain"
 	"cloudlab/internal/sopsfile"
 	"cloudlab/internal/stack"
 )
@@ -222,27 +224,90 @@ func (l *lab) state() state {
 // resources lists the resources of the stack's state with their IDs.
 func (l *lab) resources() []string {
 	l.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(string(l.Folder()), "backend", ".pulumi", "stacks", sandbox.Project, sandbox.Stack+".json"))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	var checkpoint struct {
-		Checkpoint struct {
-			Latest struct {
-				Resources []struct {
-					URN, ID string
-					Delete  bool
-				}
-			}
-		}
-	}
-	if err := json.Unmarshal(raw, &checkpoint); err != nil {
-		l.t.Fatal(err)
-	}
 	var all []string
-	for _, r := range checkpoint.Checkpoint.Latest.Resources {
+	for _, r := range l.checkpoint() {
 		all = append(all, fmt.Sprintf("%s %s %v", r.URN, r.ID, r.Delete))
 	}
 	slices.Sort(all)
 	return all
+}
+
+// recorded is a resource in the stack's state.
+type recorded struct {
+	URN, ID string
+	Created string
+	// Delete marks what is still to be deleted after a replacement.
+	Delete bool
+}
+
+func (l *lab) checkpoint() []recorded {
+	l.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(string(l.Folder()), "backend", ".pulumi", "stacks", sandbox.Project, sandbox.Stack+".json"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var file struct {
+		Checkpoint struct {
+			Latest struct{ Resources []recorded }
+		}
+	}
+	if err := json.Unmarshal(raw, &file); err != nil {
+		l.t.Fatal(err)
+	}
+	return file.Checkpoint.Latest.Resources
+}
+
+// resource is the ID of a resource of the stack's state and when it was created: what a replacement changes.
+func (l *lab) resource(name string) string {
+	l.t.Helper()
+	for _, r := range l.checkpoint() {
+		if strings.HasSuffix(r.URN, "::"+name) {
+			return r.ID + " " + r.Created
+		}
+	}
+	l.t.Fatalf("no resource %s", name)
+	return ""
+}
+
+// disks lists the machines' volumes, which a change must not replace.
+func (l *lab) disks() []string {
+	var all []string
+	for _, volume := range l.Proxmox.Inventory().Volumes {
+		if volume.Content == "images" {
+			all = append(all, volume.Node+" "+volume.ID)
+		}
+	}
+	return all
+}
+
+// machineConfig is the config in force, read through the machine's API by real talosctl.
+func (l *lab) machineConfig(node string) []byte {
+	l.t.Helper()
+	out := l.talosctl("-n", node, "get", "machineconfig", "v1alpha1", "-o", "jsonpath={.spec}")
+	return []byte(out)
+}
+
+// talosctl runs the real one with the stack's own talosconfig; it has to succeed.
+func (l *lab) talosctl(args ...string) string {
+	l.t.Helper()
+	out, err := l.tryTalosctl(args...)
+	if err != nil {
+		l.t.Fatalf("talosctl %s: %v\n%s", strings.Join(args, " "), err, tail(out, 40))
+	}
+	return out
+}
+
+func (l *lab) tryTalosctl(args ...string) (string, error) {
+	l.t.Helper()
+	home := l.t.TempDir()
+	talosconfig := filepath.Join(home, "talosconfig")
+	if err := os.WriteFile(talosconfig, l.decrypted("talosconfig"), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(l.t.Context(), operationLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, tools.Path(toolchain.Talosctl), args...)
+	cmd.Env = l.environ("HOME="+home, "TALOSCONFIG="+talosconfig)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }

@@ -1,6 +1,8 @@
 package proxmox
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -48,7 +50,7 @@ func NewBootImage(ctx *pulumi.Context, name string, args BootImageArgs, opts ...
 		return fmt.Sprintf("%s-talos-%s-%s-secureboot.iso", cluster.Name, cluster.TalosVersion, id[:schematicDigits]), nil
 	}).(pulumi.StringOutput)
 
-	outputs := pulumi.Map{}
+	outputs, identity := pulumi.Map{}, imageIdentity(cluster)
 	for _, node := range proxmoxNodes(cluster) {
 		fileArgs := &download.FileArgs{
 			ContentType: pulumi.String("iso"),
@@ -66,7 +68,11 @@ func NewBootImage(ctx *pulumi.Context, name string, args BootImageArgs, opts ...
 			fileArgs.ChecksumAlgorithm = pulumi.String(algorithm)
 			fileArgs.Checksum = pulumi.String(sum)
 		}
-		file, err := download.NewFile(ctx, name+"-"+node, fileArgs, pulumi.Parent(image))
+		// A resource of its own per file, instead of replacements of one: after a replacement that was interrupted and then undone,
+		// Pulumi would delete the file by the name that is in use again.
+		file, err := download.NewFile(ctx, strings.Join([]string{name, node, cluster.TalosVersion, identity}, "-"), fileArgs, pulumi.Parent(image),
+			// They say how the content comes, not what it is.
+			pulumi.IgnoreChanges([]string{"url", "checksum", "checksumAlgorithm"}))
 		if err != nil {
 			return nil, fmt.Errorf("boot image on Proxmox node %q: %w", node, err)
 		}
@@ -77,6 +83,13 @@ func NewBootImage(ctx *pulumi.Context, name string, args BootImageArgs, opts ...
 		return nil, fmt.Errorf("boot image: %w", err)
 	}
 	return image, nil
+}
+
+// imageIdentity tells files of one Talos version apart before the factory has named the schematic.
+func imageIdentity(cluster *config.Cluster) string {
+	parts := append([]string{cluster.Name, cluster.Proxmox.Datastores.ISO, cluster.Image.Schematic}, cluster.Image.Extensions...)
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	return hex.EncodeToString(sum[:4])
 }
 
 // proxmoxNodes lists the Proxmox nodes in use, in the order of the machines.

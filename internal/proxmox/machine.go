@@ -16,6 +16,8 @@ const (
 	cdromDevice    = "ide2"
 	diskDevice     = "scsi0"
 	dataDiskDevice = "scsi1"
+	// noMedium leaves the CD-ROM drive empty.
+	noMedium = "none"
 
 	// agentTimeout bounds every wait for the guest agent: on creation, but also on each refresh while a machine is down.
 	agentTimeout = "2m"
@@ -68,6 +70,7 @@ func NewMachines(ctx *pulumi.Context, name string, args MachinesArgs, opts ...pu
 			// A machine's number, MAC and disks are unique: the old one must be gone before the new one comes.
 			pulumi.DeleteBeforeReplace(true),
 			pulumi.IgnoreChanges(noise(node)),
+			pulumi.ReplaceOnChanges(irreplaceable()),
 			pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{clear}}))
 		if err != nil {
 			return nil, fmt.Errorf("machine %q: %w", node.Name, err)
@@ -88,6 +91,11 @@ func NewMachines(ctx *pulumi.Context, name string, args MachinesArgs, opts ...pu
 	return machines, nil
 }
 
+// irreplaceable lists the properties that the provider would change in place at the price of the node: another EFI disk or TPM makes the
+// encrypted STATE partition unreadable, under another MAC the node no longer finds its network device. As replacements they
+// are refused while the machine is protected.
+func irreplaceable() []string { return []string{"efiDisk", "tpmState", "networkDevices[0].macAddress"} }
+
 // noise lists the properties that the provider reads back other than they were set.
 func noise(node config.Node) []string {
 	// v0.69 of the underlying provider attaches no medium without it, later ones read it back as false for ever.
@@ -103,7 +111,7 @@ func noise(node config.Node) []string {
 func machineArgs(args MachinesArgs, node config.Node) *vm.VirtualMachineArgs {
 	cluster := args.Cluster
 	stores := cluster.Proxmox.Datastores
-	var iso pulumi.StringInput = pulumi.String("none")
+	var iso pulumi.StringInput = pulumi.String(noMedium)
 	if !cluster.Image.Eject {
 		iso = args.Image.FileIDs[node.ProxmoxNode].ToStringOutput()
 	}
@@ -164,7 +172,7 @@ func machineArgs(args MachinesArgs, node config.Node) *vm.VirtualMachineArgs {
 func disk(device, datastore string, gib int) *vm.VirtualMachineDiskArgs {
 	return &vm.VirtualMachineDiskArgs{
 		Interface: pulumi.String(device), DatastoreId: pulumi.String(datastore), FileFormat: pulumi.String("raw"), Size: pulumi.Int(gib),
-		Discard: pulumi.String("on"), Ssd: pulumi.Bool(true), Iothread: pulumi.Bool(false), Cache: pulumi.String("none"),
+		Discard: pulumi.String("on"), Ssd: pulumi.Bool(true), Iothread: pulumi.Bool(false), Cache: pulumi.String(noMedium),
 		Aio: pulumi.String("io_uring"), Backup: pulumi.Bool(true), Replicate: pulumi.Bool(true),
 	}
 }

@@ -22,9 +22,12 @@ import (
 )
 
 const (
-	// orphanTimeout bounds one look at Proxmox, including the removal of a machine.
-	orphanTimeout = time.Minute
-	// orphanAge is how long a stopped machine counts as just made.
+	// orphanTimeout bounds the clearing of one machine. It may still be booting, from an ISO, twice: the first boot enrolls keys.
+	orphanTimeout = 3 * time.Minute
+	// callTimeout bounds one call of Proxmox, orphanPause is the time between two looks.
+	callTimeout = 30 * time.Second
+	orphanPause = 250 * time.Millisecond
+	// orphanAge is how long a machine counts as just made.
 	orphanAge = time.Hour
 )
 
@@ -34,16 +37,22 @@ const (
 // A machine is removed only when nothing can be lost: it carries this incarnation's mark, is not in the state (that is when the
 // hook runs), and never got a machine config, which is so when it still waits in maintenance mode, or has not been started since it
 // was made within the hour. Everything else is left alone and refused with an explanation.
+//
+// A plugin may outlive its engine and go on with what it was asked for. A machine that changes is therefore watched until it
+// is clear what it is.
 type Orphans struct {
 	client *api.Client
-	// unconfigured reports whether a machine waits for its first config at one of these addresses.
-	unconfigured func(ctx context.Context, addresses []string) bool
-	logf         func(format string, args ...any)
-	now          func() time.Time
+	probe  Probe
+	logf   func(format string, args ...any)
+	now    func() time.Time
 }
 
-// NewOrphans looks at Proxmox with its own client. unconfigured must be certain: true permits a removal.
-func NewOrphans(settings config.Proxmox, token string, unconfigured func(context.Context, []string) bool, logf func(string, ...any)) (*Orphans, error) {
+// Probe tells whether a machine's own API answers at one of these addresses, and if so whether it waits for its first machine config.
+// It must be certain: unconfigured permits a removal.
+type Probe func(ctx context.Context, addresses []string) (answers, unconfigured bool)
+
+// NewOrphans looks at Proxmox with its own client.
+func NewOrphans(settings config.Proxmox, token string, probe Probe, logf func(string, ...any)) (*Orphans, error) {
 	id, secret, ok := strings.Cut(token, "=")
 	if !ok {
 		return nil, errors.New("proxmox API token: expected user@realm!name=secret")
@@ -53,7 +62,7 @@ func NewOrphans(settings config.Proxmox, token string, unconfigured func(context
 		return nil, err
 	}
 	client := api.NewClient(settings.Endpoint.JoinPath("api2/json").String(), api.WithHTTPClient(httpClient), api.WithAPIToken(id, secret))
-	return &Orphans{client: client, unconfigured: unconfigured, logf: logf, now: time.Now}, nil
+	return &Orphans{client: client, probe: probe, logf: logf, now: time.Now}, nil
 }
 
 func verifiedClient(settings config.TLS) (*http.Client, error) {
@@ -73,11 +82,28 @@ func verifiedClient(settings config.TLS) (*http.Client, error) {
 		TLSClientConfig: trust,
 		Proxy:           func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
 	}
-	return &http.Client{Transport: transport, Timeout: orphanTimeout}, nil
+	return &http.Client{Transport: strict{transport}, Timeout: callTimeout}, nil
+}
+
+// strict makes errors of the statuses that the client takes for an answer without data, such as 595, which a Proxmox node gives
+// for another one that is down.
+type strict struct{ http.RoundTripper }
+
+func (s strict) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := s.RoundTripper.RoundTrip(request)
+	if err != nil || response.StatusCode <= http.StatusNotImplemented {
+		return response, err
+	}
+	_ = response.Body.Close() // the status says it all
+	return nil, errors.New(response.Status)
 }
 
 // beforeCreate is the resource hook of every machine.
 func (o *Orphans) beforeCreate(args *pulumi.ResourceHookArgs) error {
+	if needsMedium(args.NewInputs) {
+		return fmt.Errorf("machine %q: a new machine has nothing to boot while cluster.image.eject is true: "+
+			"set it to false, run up, and eject again when the machine is installed", args.Name)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), orphanTimeout)
 	defer cancel()
 	machine, err := orphanFrom(args.NewInputs)
@@ -85,6 +111,12 @@ func (o *Orphans) beforeCreate(args *pulumi.ResourceHookArgs) error {
 		return fmt.Errorf("machine %q: %w", args.Name, err)
 	}
 	return o.clear(ctx, args.Name, machine)
+}
+
+// needsMedium is true for a machine without an ISO: its disk is as empty as the machine is new.
+func needsMedium(inputs resource.PropertyMap) bool {
+	cdrom := inputs["cdrom"]
+	return cdrom.IsObject() && cdrom.ObjectValue()["fileId"].IsString() && cdrom.ObjectValue()["fileId"].StringValue() == noMedium
 }
 
 type orphan struct {
@@ -109,20 +141,47 @@ func (m orphan) path(rest string) string {
 	return fmt.Sprintf("/nodes/%s/qemu/%d%s", m.node, m.vmid, rest)
 }
 
+// errUnclear is a machine about which nothing can be said yet.
+var errUnclear = errors.New("unclear")
+
 func (o *Orphans) clear(ctx context.Context, name string, machine orphan) error {
+	where := fmt.Sprintf("machine %q: VM %d already exists on Proxmox node %q", name, machine.vmid, machine.node)
+	for waiting := false; ; waiting = true {
+		err := o.look(ctx, name, where, machine)
+		if !errors.Is(err, errUnclear) {
+			return err
+		}
+		if !waiting {
+			o.logf("machine %q: VM %d on %s was left behind by an interrupted run: waiting up to %s to see what became of it",
+				name, machine.vmid, machine.node, orphanTimeout)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s and cannot be judged after %s (%w): look at its tasks and its console in Proxmox, then run up again, "+
+				"or remove the VM if it is not needed", where, orphanTimeout, err)
+		case <-time.After(orphanPause):
+		}
+	}
+}
+
+// look removes the machine when it may, and returns an error when it may not.
+func (o *Orphans) look(ctx context.Context, name, where string, machine orphan) error {
 	var found struct {
 		Description string `json:"description"`
 		Meta        string `json:"meta"`
+		Lock        string `json:"lock"`
 	}
 	if err := o.client.Get(ctx, machine.path("/config"), &found); err != nil {
-		if absent(err) {
-			return nil
+		if !absent(err) {
+			// Whatever keeps Proxmox from answering is the provider's to report, with its own words.
+			o.logf("machine %q: could not look for VM %d on %s: %v", name, machine.vmid, machine.node, err)
 		}
-		// Whatever keeps Proxmox from answering is the provider's to report, with its own words.
-		o.logf("machine %q: could not look for VM %d on %s: %v", name, machine.vmid, machine.node, err)
 		return nil
 	}
-	where := fmt.Sprintf("machine %q: VM %d already exists on Proxmox node %q", name, machine.vmid, machine.node)
+	if found.Lock == "create" {
+		// Its config is written at the end.
+		return fmt.Errorf("%w: it is being created", errUnclear)
+	}
 	if !strings.Contains(found.Description, ownerMark(machine.owner)) {
 		return fmt.Errorf("%s and does not belong to this stack: choose another vmId for node %q, or remove the VM", where, name)
 	}
@@ -130,41 +189,56 @@ func (o *Orphans) clear(ctx context.Context, name string, machine orphan) error 
 		Status string `json:"status"`
 	}
 	if err := o.client.Get(ctx, machine.path("/status/current"), &status); err != nil {
-		return fmt.Errorf("%s and its status is unknown: %w", where, err)
+		return fmt.Errorf("%w: its status is unknown: %w", errUnclear, err)
 	}
-	running := status.Status == "running"
-	switch {
-	case running && o.unconfigured(ctx, o.addresses(ctx, machine)):
-	case !running && o.now().Sub(created(found.Meta)) < orphanAge:
-	default:
+	running, young := status.Status == "running", o.now().Sub(created(found.Meta)) < orphanAge
+	empty := young
+	if running {
+		answers, unconfigured := o.probe(ctx, o.addresses(ctx, machine))
+		if !answers && young {
+			return fmt.Errorf("%w: its API does not answer", errUnclear)
+		}
+		empty = answers && unconfigured
+	}
+	if !empty {
 		return fmt.Errorf("%s, carries this stack's mark and may hold data: bring it back into the state with "+
 			"`pulumi import proxmoxve:VM/virtualMachine:VirtualMachine %s %s/%d`, or remove the VM if it is not needed",
 			where, name, machine.node, machine.vmid)
 	}
 	o.logf("machine %q: removing VM %d on %s, left behind without data by an interrupted run", name, machine.vmid, machine.node)
-	return o.remove(ctx, where, machine, running)
+	if err := o.remove(ctx, machine, running); err != nil {
+		return fmt.Errorf("%w: %w", errUnclear, err)
+	}
+	return nil
 }
 
-func (o *Orphans) remove(ctx context.Context, where string, machine orphan, running bool) error {
+func (o *Orphans) remove(ctx context.Context, machine orphan, running bool) error {
 	if running {
 		var stop api.UPID
 		if err := o.client.Post(ctx, machine.path("/status/stop"), nil, &stop); err != nil {
-			return fmt.Errorf("%s and could not be stopped: %w", where, err)
+			return fmt.Errorf("it could not be stopped: %w", err)
 		}
-		if err := api.NewTask(stop, o.client).Wait(ctx, 200*time.Millisecond, orphanTimeout); err != nil {
-			return fmt.Errorf("%s and could not be stopped: %w", where, err)
+		if err := o.await(ctx, stop); err != nil {
+			return fmt.Errorf("it could not be stopped: %w", err)
 		}
 	}
 	var destroy api.UPID
 	if err := o.client.Delete(ctx, machine.path("?purge=1&destroy-unreferenced-disks=1"), &destroy); err != nil {
-		return fmt.Errorf("%s and could not be removed: %w", where, err)
+		return fmt.Errorf("it could not be removed: %w", err)
 	}
-	task := api.NewTask(destroy, o.client)
+	if err := o.await(ctx, destroy); err != nil {
+		return fmt.Errorf("it could not be removed: %w", err)
+	}
+	return nil
+}
+
+func (o *Orphans) await(ctx context.Context, upid api.UPID) error {
+	task := api.NewTask(upid, o.client)
 	if err := task.Wait(ctx, 200*time.Millisecond, orphanTimeout); err != nil {
-		return fmt.Errorf("%s and could not be removed: %w", where, err)
+		return err
 	}
 	if task.IsFailed {
-		return fmt.Errorf("%s and could not be removed: %s", where, task.ExitStatus)
+		return errors.New(task.ExitStatus)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 const root = "../.."
 
 // ignored are folders and files that .gitignore keeps out of git; ignoredMatches checks that it still does.
-var ignored = []string{".git", ".sandbox", "bin", ".age-key.txt", "kubeconfig", "talosconfig", "machine-secrets.yaml", ".mise.local.toml"}
+var ignored = []string{".git", ".sandbox", "bin", ".age-key.txt", "kubeconfig", "talosconfig", "machine-secrets.yaml", ".mise.local.toml", ".trust.pem"}
 
 // files returns every file of the repository by its slash-separated path from the root, sorted.
 func files(t *testing.T) []string {

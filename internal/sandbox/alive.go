@@ -36,7 +36,7 @@ func processState(pid int) (name, state string, err error) {
 			return string(raw[begin+1 : end]), fields[0], nil
 		}
 	}
-	raw, err := exec.Command("ps", "-o", "stat=,comm=", "-p", strconv.Itoa(pid)).Output()
+	raw, err := exec.Command("ps", "-o", "stat=,comm=", "-p", strconv.Itoa(pid)).Output() //nolint:noctx // reads the process table and ends
 	if err != nil {
 		return "", "", fmt.Errorf("ps %d: %w", pid, err)
 	}

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"filippo.io/age"
@@ -30,8 +29,10 @@ const (
 	FactoryAddress = "factory.talos.dev:443"
 	// TokenID is the API token that the sandbox's program uses.
 	TokenID = "cloudlab@pve!sandbox"
-	// Project and Stack are the Pulumi project and stack.
-	Project, Stack = "cloudlab", "sandbox"
+	// Project is the Pulumi project.
+	Project = "cloudlab"
+	// Stack is the Pulumi stack.
+	Stack = "sandbox"
 )
 
 // Folder is the one place where a sandbox keeps its state. It is private to the user: it holds throw-away keys.
@@ -46,8 +47,10 @@ type Folder string
 // Project is where the program's files are.
 func (f Folder) Project() string { return filepath.Join(string(f), "project") }
 
-// Pulumi is Pulumi's home; Toolchain holds what was built.
-func (f Folder) Pulumi() string    { return filepath.Join(string(f), "pulumi") }
+// Pulumi is Pulumi's home.
+func (f Folder) Pulumi() string { return filepath.Join(string(f), "pulumi") }
+
+// Toolchain holds what was built.
 func (f Folder) Toolchain() string { return filepath.Join(string(f), "toolchain") }
 
 func (f Folder) backend() string             { return filepath.Join(string(f), "backend") }
@@ -232,8 +235,12 @@ func (f Folder) Environ(proxy string) []string {
 	return []string{
 		"HTTPS_PROXY=" + proxy, "https_proxy=" + proxy, "NO_PROXY=127.0.0.1,localhost,::1", "no_proxy=127.0.0.1,localhost,::1",
 		"SSL_CERT_FILE=" + f.caFile(),
+		// curl prefers this one, and some builds know no other.
+		"CURL_CA_BUNDLE=" + f.caFile(),
 		"SOPS_AGE_KEY=", "SOPS_AGE_KEY_FILE=" + f.ageKeyFile(),
-		"PULUMI_BACKEND_URL=file://" + f.backend(),
+		// Beside each file of the state Pulumi would write another with its attributes, which nobody needs, and which a kill
+		// leaves empty: no operation would work any more ("failed to load checkpoint: EOF").
+		"PULUMI_BACKEND_URL=file://" + f.backend() + "?metadata=skip",
 		"PULUMI_CONFIG_PASSPHRASE_FILE=" + f.passphraseFile(),
 		"PULUMI_CONFIG_PASSPHRASE=",
 	}

@@ -30,6 +30,8 @@ type Options struct {
 	Folder Folder
 	// Nodes are the Proxmox nodes; default pve, pve2 and pve3.
 	Nodes []string
+	// Storages of every Proxmox node; default pve.DefaultStorages.
+	Storages []pve.Storage
 	// Privileges of the program's API token on the whole installation; default pve.MinimalRole.
 	Privileges []string
 	// Timing of the machines; the zero value is fast.
@@ -85,7 +87,7 @@ func (l *Lab) start(ctx context.Context, o Options) error {
 	if err := l.startFactory(); err != nil {
 		return err
 	}
-	if err := l.startRack(o); err != nil {
+	if err := l.startRack(o); err != nil { //nolint:contextcheck // the rack lives until Close, not until the start is over
 		return err
 	}
 	if err := l.startProxmox(o); err != nil {
@@ -209,7 +211,7 @@ func (l *Lab) startProxmox(o Options) error {
 		DialContext: l.LAN.DialContext, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 	}}
 	l.Proxmox, err = pve.New(pve.Options{
-		Nodes: o.Nodes, Guests: guests{l.Rack}, Fetch: fetch, Dir: l.folder.hardware("storage"),
+		Nodes: o.Nodes, Storages: o.Storages, Guests: guests{l.Rack}, Fetch: fetch, Dir: l.folder.hardware("storage"),
 		Tokens: map[string]pve.Token{TokenID: pve.Grant(secret, o.Privileges...)},
 		Changed: func() {
 			select {

@@ -18,7 +18,7 @@ import (
 
 // planted makes secrets of every kind for one test.
 type planted struct {
-	age, agePQ, pkcs8, ec, talos, openSSH, publicKey string
+	age, pkcs8, ec, talos, openSSH, publicKey string
 }
 
 func plant(t *testing.T) planted {

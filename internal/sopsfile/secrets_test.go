@@ -2,6 +2,7 @@ package sopsfile
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -37,7 +38,7 @@ func TestReadSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, shown := range []string{fmt.Sprint(got), fmt.Sprintf("%+v", *got), fmt.Sprintf("%#v", *got), fmt.Sprintf("%s", got.ProxmoxAPIToken), string(encoded)} {
+			for _, shown := range []string{fmt.Sprint(got), fmt.Sprintf("%+v", *got), fmt.Sprintf("%#v", *got), got.ProxmoxAPIToken.String(), string(encoded)} {
 				if strings.Contains(shown, testSecret) {
 					t.Errorf("shows the secret: %s", shown)
 				}
@@ -110,7 +111,7 @@ func TestReadSecretsErrors(t *testing.T) {
 			p := newProject(t)
 			opts := tc.setup(p)
 			words := tc.words
-			if tc.kind == ErrIdentityMismatch {
+			if errors.Is(tc.kind, ErrIdentityMismatch) {
 				words = append(words, p.identity.Recipient().String())
 			}
 			got, err := ReadSecrets(p.dir, opts)

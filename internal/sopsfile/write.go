@@ -226,7 +226,7 @@ func upToDate(path string, old, canonical []byte, rule sops.Metadata, opts Optio
 	}
 	_, tree, err := load(path, old)
 	if err != nil || CheckEncrypted(path, old) != nil || selector(tree.Metadata) != selector(rule) {
-		return false, nil
+		return false, nil //nolint:nilerr // a file that cannot be read is not up to date: it is written anew
 	}
 	if !sameRecipients(tree.Metadata, rule) {
 		return false, nil

@@ -34,23 +34,36 @@ func names(stack string) []string {
 	return all
 }
 
-// write leaves files alone that already say the same.
-func (c credentials) write(ctx context.Context, stack string, contents map[string]string) ([]string, error) {
-	for _, kind := range kinds() {
-		name := CredentialFile(kind, stack)
-		if _, err := sopsfile.Write(ctx, filepath.Join(c.dir, name), []byte(contents[kind]), c.keys); err != nil {
-			return nil, fmt.Errorf("credentials: %w", err)
-		}
-	}
-	return names(stack), nil
+// Written is what became of one credential's file.
+type Written struct {
+	// Name of the file, e.g. kubeconfig.cloudlab.enc.yaml.
+	Name string
+	// Changed is false for a file that already said the same and was left alone.
+	Changed bool
 }
 
-// WriteCredentials writes them from a stack's outputs; it is what `mise run config:export` does. contents maps a kind to its text.
-func WriteCredentials(ctx context.Context, dir, stack string, contents map[string]string, keys sopsfile.Options) ([]string, error) {
+// write leaves files alone that already say the same.
+func (c credentials) write(ctx context.Context, stack string, contents map[string]string) ([]Written, error) {
+	var all []Written
 	for _, kind := range kinds() {
-		if contents[kind] == "" {
-			return nil, fmt.Errorf("credentials: stack %q has no %s: run up first", stack, kind)
+		name := CredentialFile(kind, stack)
+		changed, err := sopsfile.Write(ctx, filepath.Join(c.dir, name), []byte(contents[kind]), c.keys)
+		if err != nil {
+			return nil, fmt.Errorf("credentials: %w", err)
 		}
+		all = append(all, Written{Name: name, Changed: changed})
+	}
+	return all, nil
+}
+
+// WriteCredentials writes them from a stack's outputs, by the outputs' names; it is what `mise run config:export` does.
+func WriteCredentials(ctx context.Context, dir, stack string, outputs map[string]string, keys sopsfile.Options) ([]Written, error) {
+	contents := map[string]string{}
+	for kind, output := range map[string]string{kubeconfig: "kubeconfig", machineSecrets: "machineSecrets", talosconfig: "talosconfig"} {
+		if outputs[output] == "" {
+			return nil, fmt.Errorf("credentials: stack %q has no output %s: run `up` first", stack, output)
+		}
+		contents[kind] = outputs[output]
 	}
 	return credentials{dir: dir, keys: keys}.write(ctx, stack, contents)
 }

@@ -61,7 +61,7 @@ func deploy(ctx *pulumi.Context, cluster *config.Cluster, secrets *sopsfile.Secr
 	if err != nil {
 		return err
 	}
-	orphans, err := proxmox.NewOrphans(cluster.Proxmox, secrets.ProxmoxAPIToken.Reveal(), talos.Unconfigured, logger(ctx))
+	orphans, err := proxmox.NewOrphans(cluster.Proxmox, secrets.ProxmoxAPIToken.Reveal(), talos.Probe, logger(ctx))
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,10 @@ func export(ctx *pulumi.Context, files credentials, running *talos.Cluster, root
 			if ctx.DryRun() {
 				return names(ctx.Stack()), nil
 			}
-			return files.write(apply, ctx.Stack(), contents)
+			if _, err := files.write(apply, ctx.Stack(), contents); err != nil {
+				return nil, err
+			}
+			return names(ctx.Stack()), nil
 		}).(pulumi.StringArrayOutput)
 	ctx.Export("credentials", pulumi.Unsecret(written))
 	ctx.Export("kubeconfig", running.Kubeconfig)

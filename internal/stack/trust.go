@@ -29,8 +29,8 @@ func checkTrust(caFile string, getenv func(string) string) error {
 	}
 	for _, certificate := range wanted {
 		if !holds(trusted, certificate) && !systemTrusts(certificate, bundle) {
-			return fmt.Errorf("proxmox.tls.caFile: the Proxmox plugin does not trust %q yet: run with SSL_CERT_FILE set to a file that holds it, "+
-				"as the mise tasks do (`export SSL_CERT_FILE=$PWD/.trust.pem` after `mise run trust`), or add it to the system's CAs",
+			return fmt.Errorf("proxmox.tls.caFile: the Proxmox plugin does not trust %q yet: run `mise run trust` once (without mise: "+
+				"`go run ./internal/cmd/trust`, and `export SSL_CERT_FILE=$PWD/.trust.pem` before pulumi), or add it to the system's CAs",
 				certificate.Subject)
 		}
 	}

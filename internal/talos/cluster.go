@@ -109,6 +109,7 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 		ApplyMode:                 pulumi.String("auto"),
 	},
 		pulumi.Parent(c),
+		pulumi.Protect(cluster.Protect),
 		pulumi.DependsOn([]pulumi.Resource{seen.Resource}),
 		pulumi.ReplaceWith([]pulumi.Resource{seen.Resource}),
 		pulumi.DeletedWith(seen.Resource),
@@ -126,6 +127,7 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 		ApplyMode:                 pulumi.String("auto"),
 	},
 		pulumi.Parent(c),
+		pulumi.Protect(cluster.Protect),
 		pulumi.DependsOn([]pulumi.Resource{install}),
 		pulumi.ReplaceWith([]pulumi.Resource{install}),
 		pulumi.DeletedWith(seen.Resource),
@@ -140,6 +142,18 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 
 func (c *Cluster) fetchCredentials(ctx *pulumi.Context, name string, args ClusterArgs, configured []pulumi.Resource, start *pulumi.ResourceHook) error {
 	first := args.Cluster.Nodes[0]
+	options := []pulumi.ResourceOption{
+		pulumi.Parent(c),
+		// Protected like the machines, so that a destroy which they refuse has not already forgotten these.
+		pulumi.Protect(args.Cluster.Protect),
+		pulumi.DependsOn(configured[:1]),
+		pulumi.AdditionalSecretOutputs([]string{"kubeconfigRaw", "kubernetesClientConfiguration"}),
+		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{start}}),
+	}
+	if lone := len(args.Cluster.Nodes) == 1 || args.Cluster.Nodes[1].Role != config.ControlPlane; lone {
+		// A new machine for the only control plane is a new etcd. One of several joins the others instead.
+		options = append(options, pulumi.ReplaceWith(configured[:1]))
+	}
 	kubeconfig, err := talosapi.NewKubeconfig(ctx, name, &talosapi.KubeconfigArgs{
 		ClientConfiguration: talosapi.KubeconfigClientConfigurationArgs{
 			CaCertificate:     args.Secrets.client.CaCertificate(),
@@ -149,11 +163,7 @@ func (c *Cluster) fetchCredentials(ctx *pulumi.Context, name string, args Cluste
 		Node:                       pulumi.String(first.Address.Addr().String()),
 		Endpoint:                   pulumi.String(steadyEndpoint(first)),
 		CertificateRenewalDuration: pulumi.String(renewBefore),
-	},
-		pulumi.Parent(c),
-		pulumi.DependsOn(configured[:1]),
-		pulumi.AdditionalSecretOutputs([]string{"kubeconfigRaw", "kubernetesClientConfiguration"}),
-		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{start}}))
+	}, options...)
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}

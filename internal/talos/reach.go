@@ -80,19 +80,21 @@ func handshake(ctx context.Context, target string) error {
 	return greeting.HandshakeContext(ctx)
 }
 
-// Unconfigured reports whether a machine waits for its first machine config at one of these addresses: only then does Talos
-// answer a client that has no certificate.
-func Unconfigured(ctx context.Context, addresses []string) bool {
+// Probe reports whether a machine answers at one of these addresses, and if so whether it waits for its first machine config: only
+// then does Talos answer a client that has no certificate.
+func Probe(ctx context.Context, addresses []string) (answers, waits bool) {
 	for _, address := range addresses {
 		ip := net.ParseIP(address)
 		if ip == nil || !ip.IsGlobalUnicast() {
 			continue
 		}
-		if unconfigured(ctx, endpoint(address)) {
-			return true
+		target := endpoint(address)
+		if unconfigured(ctx, target) {
+			return true, true
 		}
+		answers = answers || handshake(ctx, target) == nil
 	}
-	return false
+	return answers, false
 }
 
 func unconfigured(ctx context.Context, target string) bool {

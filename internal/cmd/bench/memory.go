@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 )
@@ -68,7 +67,7 @@ func (m *memory) add(processes []process) {
 
 // family lists a process and its descendants. What cannot be seen is left out: the next look may see it.
 func family(root int, skip func(int) bool) []process {
-	out, err := exec.Command("ps", "-axo", "pid=,ppid=,rss=,comm=").Output() //nolint:noctx // ends at once
+	out, err := exec.Command("ps", "-axo", "pid=,ppid=,rss=,args=").Output() //nolint:noctx // ends at once
 	if err != nil {
 		return nil
 	}
@@ -79,7 +78,7 @@ func family(root int, skip func(int) bool) []process {
 			continue
 		}
 		p.bytes *= 1024
-		p.name = filepath.Base(p.name)
+		p.name = filepath.Base(p.name) // comm would be cut off on Linux
 		children[p.parent] = append(children[p.parent], p.pid)
 		byID[p.pid] = p
 	}
@@ -92,9 +91,7 @@ func family(root int, skip func(int) bool) []process {
 		if !alive || skip(pid) {
 			continue
 		}
-		if !strings.HasPrefix(p.name, "ps") {
-			found = append(found, p)
-		}
+		found = append(found, p)
 		queue = append(queue, children[pid]...)
 	}
 	return found

@@ -118,8 +118,8 @@ func startOnce(ctx context.Context, program string, folder sandbox.Folder, setti
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-m.done:
-		cancel() // kills it
-		<-ended
+		cancel()    // kills it
+		_ = <-ended // killed, as said above
 		return startTimes{rpc: m.rpc.Sub(begin), registration: m.registration.Sub(begin)}, nil
 	case err := <-ended:
 		return startTimes{}, errors.Join(fmt.Errorf("the program ended before it registered a resource: %w", err), errors.New(tail(output.String(), 10)))
@@ -165,7 +165,9 @@ func (m *monitor) RegisterResource(_ context.Context, r *pulumirpc.RegisterResou
 }
 
 // engineServer takes log lines.
-type engineServer struct{ pulumirpc.UnimplementedEngineServer }
+type engineServer struct {
+	pulumirpc.UnimplementedEngineServer
+}
 
 // Log drops a line.
 func (engineServer) Log(context.Context, *pulumirpc.LogRequest) (*emptypb.Empty, error) {

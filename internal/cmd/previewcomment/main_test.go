@@ -13,10 +13,35 @@ import (
 )
 
 func TestRender(t *testing.T) {
-	got := render([]section{{"One", "+ a\n  ```\nend\n"}, {"Two", "no changes"}}, "https://example.com/run/1")
-	want := marker + "\n## Preview\n\n### One\n\n````text\n+ a\n  ```\nend\n````\n\n### Two\n\n```text\nno changes\n```\n\n[Workflow run](https://example.com/run/1)\n"
+	one := "Previewing update (sandbox):\n@ previewing update....\n+ a\n  ```\n    [provider=urn:x]\nend\nResources:\n    ~ 1 to update\n    14 unchanged\n✔ preview: 1 change\n"
+	got := render([]section{{"One", one}, {"Two", "error: no such host"}}, "https://example.com/run/1")
+	want := marker + "\n## Preview\n" +
+		"\n### One\n\n**1 to update**, 14 unchanged\n\n<details><summary>What changes</summary>\n" +
+		"\n````text\n+ a\n  ```\nend\nResources:\n    ~ 1 to update\n    14 unchanged\n````\n\n</details>\n" +
+		"\n### Two\n\n**The preview failed.**\n\n```text\nerror: no such host\n```\n\n[Workflow run](https://example.com/run/1)\n"
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestSum(t *testing.T) {
+	tests := map[string]struct {
+		text, want string
+		ok         bool
+	}{
+		"several kinds": {"x\nResources:\n    + 2 to create\n    ~ 1 to update\n    - 3 to delete\n    +-4 to replace\n    10 changes. 5 unchanged", "**2 to create, 1 to update, 3 to delete, 4 to replace**, 5 unchanged", true},
+		"no change":     {"Resources:\n    15 unchanged", "**No changes**, 15 unchanged", true},
+		"the last sum":  {"Resources:\n    1 unchanged\nResources:\n    2 unchanged", "**No changes**, 2 unchanged", true},
+		"error":         {"Resources:\n    + 2 to create\n    1 errored", "**The preview failed.**", false},
+		"nothing":       {"panic", "**The preview failed.**", false},
+		"markup":        {"Resources:\n    1 to <b>", "**No changes**, 0 unchanged", true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, ok := sum(test.text); got != test.want || ok != test.ok {
+				t.Errorf("got %q, %t; want %q, %t", got, ok, test.want, test.ok)
+			}
+		})
 	}
 }
 

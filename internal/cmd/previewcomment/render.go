@@ -66,16 +66,26 @@ func readBounded(path string) (string, error) {
 	return string(content), errors.Join(err, file.Close())
 }
 
-// render returns the comment. runURL, when there is one, leads to the whole output.
+// render returns the comment: of each preview what it sums up to, and folded below that the changes themselves. A preview
+// without a sum failed; it is shown unfolded. runURL, when there is one, leads to the whole output.
 func render(sections []section, runURL string) string {
 	var b strings.Builder
 	b.WriteString(marker + "\n## Preview\n")
 	for _, s := range sections {
-		text, cut := shorten(clean(s.text))
+		text := strings.Trim(noise.ReplaceAllString(clean(s.text), ""), "\n")
+		headline, ok := sum(text)
+		text, cut := shorten(text)
 		fence := strings.Repeat("`", max(3, longestRun(text, '`')+1))
-		fmt.Fprintf(&b, "\n### %s\n\n%stext\n%s\n%s\n", s.title, fence, text, fence)
+		fmt.Fprintf(&b, "\n### %s\n\n%s\n", s.title, headline)
+		if ok {
+			b.WriteString("\n<details><summary>What changes</summary>\n")
+		}
+		fmt.Fprintf(&b, "\n%stext\n%s\n%s\n", fence, text, fence)
 		if cut > 0 {
 			fmt.Fprintf(&b, "\n%d bytes are left out here; the workflow run has them.\n", cut)
+		}
+		if ok {
+			b.WriteString("\n</details>\n")
 		}
 	}
 	if runURL != "" {
@@ -84,7 +94,41 @@ func render(sections []section, runURL string) string {
 	return b.String()
 }
 
+// sum makes the headline from the numbers in which Pulumi sums a preview up. It reports false when there are none or when
+// something failed. Only digits and known words of the text get into it.
+func sum(text string) (headline string, ok bool) {
+	start := strings.LastIndex("\n"+text, "\nResources:\n")
+	if start < 0 {
+		return "**The preview failed.**", false
+	}
+	var changes []string
+	unchanged := "0"
+	for _, line := range strings.Split(text[start:], "\n")[1:] {
+		match := counted.FindStringSubmatch(line)
+		if match == nil {
+			break
+		}
+		switch match[2] {
+		case "errored":
+			return "**The preview failed.**", false
+		case "unchanged":
+			unchanged = match[1]
+		default:
+			changes = append(changes, match[1]+" "+match[2])
+		}
+	}
+	if len(changes) == 0 {
+		changes = []string{"No changes"}
+	}
+	return "**" + strings.Join(changes, ", ") + "**, " + unchanged + " unchanged", true
+}
+
 var (
+	// One line of Pulumi's sum, for instance "    +-2 to replace".
+	counted = regexp.MustCompile(`^ {4}(?:[-+~=<>]{1,2} ?|\d+ changes?\. )?(\d{1,6}) (unchanged|errored|to (?:create|update|replace|delete|import|read|refresh|discard))$`)
+	// What a terminal's reader wants and a comment's does not: headings, progress (its dots differ from run to run), the sandbox's own last word
+	// and which provider instance a resource belongs to.
+	noise = regexp.MustCompile(`(?m)^(?:Previewing update \(.*\):|@ previewing update\.*|✔ preview: .*|[✔•→] .*|\s+\[provider=urn:[^\]]*\])\n?`)
 	// Terminal control: CSI sequences (colours, cursor), OSC sequences (titles, links), other two-byte escapes.
 	escapes = regexp.MustCompile("\x1b\\[[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|\x1b[@-Z\\\\-_]")
 	// A fence has to be longer than any run of backticks inside it, so absurd runs are broken up.

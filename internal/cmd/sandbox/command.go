@@ -44,7 +44,7 @@ func newCommand(s streams) *cobra.Command {
 		Example: `  go run ./internal/cmd/sandbox up
   eval "$(go run ./internal/cmd/sandbox env)" && talosctl version
   go run ./internal/cmd/sandbox down`,
-		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.PersistentFlags().StringVar(&o.dir, "dir", "", "folder of the sandbox's state (default $"+folderVariable+" or .sandbox beside Pulumi.yaml)")
 	root.AddCommand(
@@ -131,6 +131,10 @@ func (o *settings) open(cmd *cobra.Command) (*engine.Engine, error) {
 	configuration, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("stack configuration: %w", err)
+	}
+	// It holds keys, and nothing else creates it with a mode of its own.
+	if err := os.MkdirAll(string(folder), 0o700); err != nil {
+		return nil, fmt.Errorf("sandbox folder: %w", err)
 	}
 	if err := o.tools(cmd, folder); err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"text/tabwriter"
 
@@ -40,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		flags.PrintDefaults()
 	}
 	root := flags.String("root", ".", "project folder")
-	cache := flags.String("cache", "", "folder of finished builds (default <root>/.sandbox/tools)")
+	cache := flags.String("cache", "", "folder of finished builds (default <root>/.sandbox/toolchain, which the sandbox and the tests use)")
 	build := flags.Bool("build", false, "build even what is installed on this machine")
 	asJSON := flags.Bool("json", false, "print JSON instead of a table")
 	if err := flags.Parse(args); err != nil {
@@ -50,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("flags: %w", err)
 	}
 	if *cache == "" {
-		*cache = filepath.Join(*root, ".sandbox", "tools")
+		*cache = toolchain.DefaultCache(*root)
 	}
 	options := toolchain.Options{Root: *root, Cache: *cache, Out: term.New(stderr), NoInstalled: *build}
 	for _, name := range flags.Args() {

@@ -181,6 +181,9 @@ func trim(err error) error {
 	if auto.IsConcurrentUpdateError(err) || errors.Is(err, context.Canceled) {
 		return err
 	}
+	if refusal := protected(err.Error()); refusal != nil {
+		return refusal
+	}
 	first, _, _ := strings.Cut(err.Error(), "\n")
 	return errors.New(first)
 }

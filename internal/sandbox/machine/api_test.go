@@ -259,7 +259,7 @@ func TestServerCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	// A server that asks for a certificate still shows its own first.
 	session := tls.Client(conn, &tls.Config{RootCAs: pool, ServerName: "192.0.2.11", NextProtos: []string{"h2"}})
 	_ = session.HandshakeContext(t.Context())
@@ -294,7 +294,7 @@ func TestForeignClientIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if _, err := c.Version(ctx); err == nil {

@@ -167,6 +167,7 @@ func (s *system) applyIn(mode machineapi.ApplyConfigurationRequest_Mode, cfg con
 		s.rebooting = true
 		s.mu.Unlock()
 		s.takeover(request{kind: reboot})
+	default: // the next boot finds it on the disk
 	}
 	return nil
 }

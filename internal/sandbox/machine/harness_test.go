@@ -332,7 +332,7 @@ func wantCode(t *testing.T, err error, code codes.Code, text string) {
 // bootMany installs a cluster with one control plane.
 func bootMany(t testing.TB, count int) {
 	l := newLab(t)
-	defer l.rack.Close()
+	defer func() { _ = l.rack.Close() }()
 	for i := range count {
 		l.powerOn(qemu(101 + i))
 	}

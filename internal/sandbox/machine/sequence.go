@@ -305,6 +305,7 @@ func (s *system) sequence(r request) outcome {
 		s.setStage(stageResetting)
 		s.sequenceEvent(r.actor, "reset", machineapi.SequenceEvent_START)
 		s.wipe(r.reset)
+	default: // nothing to do before the machine stops
 	}
 	return s.stop(r)
 }

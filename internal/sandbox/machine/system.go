@@ -309,14 +309,12 @@ func (s *system) systemVolume() string {
 	return ""
 }
 
-// submit starts a sequence unless another one is about to run. It reports whether it was accepted.
-func (s *system) submit(r request) bool {
+// submit starts a sequence unless another one is about to run.
+func (s *system) submit(r request) {
 	select {
 	case s.requests <- r:
-		return true
 	default:
 		s.guest.printf("sequence not started: locked")
-		return false
 	}
 }
 
