@@ -31,6 +31,8 @@ type disturbance struct {
 	arm  func(*lab)
 	// says is what the failed up must tell: the object and the next step. Without it the up must succeed.
 	says []string
+	// refresh tells that refresh has to come before the next up.
+	refresh bool
 }
 
 func proxmoxFault(f pve.Fault) func(*lab) {
@@ -58,10 +60,8 @@ func healing() []disturbance {
 		{name: "task status dropped", arm: proxmoxFault(pve.Fault{Method: "GET", Path: taskCall, Drop: "after", Times: 1})},
 		{name: "no worker upid", arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, Status: 500, Reason: "got no worker upid - start worker failed", Times: 1})},
 		{name: "slow creation", arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, TaskDelay: pve.Duration(2 * time.Second)})},
-		{name: "creation with warnings", arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, TaskExit: "WARNINGS: 1", Times: 1})},
 		{name: "slow start", arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, TaskDelay: pve.Duration(2 * time.Second)})},
 		{name: "start with warnings", arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, TaskExit: "WARNINGS: 1", Times: 1})},
-		{name: "status failed once", arm: proxmoxFault(pve.Fault{Method: "GET", Path: statusCall, Status: 500, Times: 1})},
 		{name: "agent silent for 3 polls", arm: proxmoxFault(pve.Fault{AgentSilent: true, Times: 3})},
 		{name: "link-local address first", arm: proxmoxFault(pve.Fault{LinkLocalOnly: true, Times: 2})},
 		{name: "config unavailable", arm: talosFault(machine.Fault{Method: applyMethod, Code: "UNAVAILABLE", Message: "try later", Times: 3})},
@@ -72,32 +72,49 @@ func healing() []disturbance {
 	}
 }
 
+// What the operator is told about Proxmox.
+var (
+	image    = "boot-image-pve"
+	vm       = "VirtualMachine cp-1"
+	unwell   = "Proxmox did not answer as it should"
+	halfway  = "run refresh, which sees it as it is, and up"
+	newToken = "create it anew and put it into secrets.enc.json"
+)
+
 // failing are disturbances that somebody has to do something about.
 func failing() []disturbance {
+	on := func(method, path string, f pve.Fault) func(*lab) {
+		f.Method, f.Path = method, path
+		return proxmoxFault(f)
+	}
 	return []disturbance{
-		{name: "metadata forbidden", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{
-			Method: "GET", Path: metadataCall, Status: 403, Reason: "Permission check failed (/nodes/pve, Sys.AccessNetwork)",
-		})},
-		{name: "metadata failed", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "GET", Path: metadataCall, Status: 500})},
-		{name: "download refused", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: downloadCall, Status: 500})},
-		{name: "download task failed", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: downloadCall, TaskExit: "download failed: 500 read timeout"})},
-		{name: "content list failed", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "GET", Path: contentCall, Status: 503})},
-		{name: "creation failed", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, Status: 500})},
-		{name: "creation dropped", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, Drop: "before"})},
-		{name: "creation task failed", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, TaskExit: "unable to create VM 101 - got lock timeout"})},
-		{name: "start failed", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, TaskExit: "start failed: QEMU exited with code 1"})},
-		{name: "start refused", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, Status: 500})},
-		{name: "start answer lost", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, Drop: "after", Times: 1})},
-		{name: "status failed", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "GET", Path: statusCall, Status: 500})},
-		{name: "disk storage full", says: []string{"xyz"}, arm: func(l *lab) { l.full("local-lvm") }},
-		{name: "image storage full", says: []string{"xyz"}, arm: func(l *lab) { l.full("local") }},
-		{name: "token revoked", says: []string{"xyz"}, arm: func(l *lab) { l.revoke() }},
-		{name: "token revoked midway", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Method: "POST", Path: "/nodes/*/qemu**", Status: 401, Reason: "authentication failure"})},
-		{name: "Proxmox dropped", says: []string{"xyz"}, arm: proxmoxFault(pve.Fault{Drop: "before"})},
-		{name: "config invalid", says: []string{"xyz"}, arm: talosFault(machine.Fault{
-			Method: applyMethod, Code: "INVALID_ARGUMENT", Message: "specified install disk does not exist: \"/dev/sda\"",
-		})},
-		{name: "bootstrap refused", says: []string{"xyz"}, arm: talosFault(machine.Fault{Method: bootstrapMethod, Code: "PERMISSION_DENIED", Message: "not authorized"})},
+		{name: "metadata forbidden", says: []string{image, "the role of the API token lacks Sys.AccessNetwork on /nodes/pve"}, arm: on("GET", metadataCall, pve.Fault{
+			Status: 403, Reason: "Permission check failed (/nodes/pve, Sys.AccessNetwork)"})},
+		{name: "metadata failed", says: []string{image, unwell}, arm: on("GET", metadataCall, pve.Fault{Status: 500})},
+		{name: "download refused", says: []string{image, unwell}, arm: on("POST", downloadCall, pve.Fault{Status: 500})},
+		{name: "download task failed", says: []string{image, "see that the node reaches the Image Factory"}, arm: on("POST", downloadCall, pve.Fault{
+			TaskExit: "download failed: 500 read timeout"})},
+		{name: "content list failed", says: []string{image, unwell}, arm: on("GET", contentCall, pve.Fault{Status: 503})},
+		{name: "creation failed", says: []string{vm, unwell}, arm: on("POST", createCall, pve.Fault{Status: 500})},
+		{name: "creation dropped", says: []string{vm, unwell}, arm: on("POST", createCall, pve.Fault{Drop: "before"})},
+		{name: "creation task failed", says: []string{vm, "got lock timeout"}, arm: on("POST", createCall, pve.Fault{
+			TaskExit: "unable to create VM 101 - got lock timeout"})},
+		{name: "creation with warnings", says: []string{vm, "Proxmox did it with warnings"}, arm: on("POST", createCall, pve.Fault{TaskExit: "WARNINGS: 1", Times: 1})},
+		{name: "start failed", refresh: true, says: []string{vm, "QEMU exited with code 1", halfway}, arm: on("POST", startCall, pve.Fault{
+			TaskExit: "start failed: QEMU exited with code 1"})},
+		{name: "start refused", refresh: true, says: []string{vm, halfway}, arm: on("POST", startCall, pve.Fault{Status: 500})},
+		{name: "start answer lost", says: []string{vm, halfway}, arm: on("POST", startCall, pve.Fault{Drop: "after", Times: 1})},
+		{name: "status failed", says: []string{vm, halfway}, arm: on("GET", statusCall, pve.Fault{Status: 500})},
+		{name: "disk storage full", says: []string{vm, "a datastore of Proxmox is full"}, arm: func(l *lab) { l.full("local-lvm") }},
+		{name: "image storage full", says: []string{image, "a datastore of Proxmox is full"}, arm: func(l *lab) { l.full("local") }},
+		{name: "token revoked", says: []string{image, newToken}, arm: func(l *lab) { l.revoke() }},
+		{name: "token revoked midway", says: []string{vm, newToken}, arm: on("", "/nodes/*/qemu/**", pve.Fault{Status: 401, Reason: "authentication failure"})},
+		{name: "Proxmox unreachable", says: []string{image, unwell}, arm: proxmoxFault(pve.Fault{Drop: "before"})},
+		{name: "Image Factory down", says: []string{"Schematic image", "the Image Factory did not answer as it should"}, arm: func(l *lab) { l.Factory.SetDown(true) }},
+		{name: "config invalid", says: []string{"cp-1-install", "refused: specified install disk does not exist", "correct the node's settings or patches"},
+			arm: talosFault(machine.Fault{Method: applyMethod, Code: "INVALID_ARGUMENT", Message: `specified install disk does not exist: "/dev/sda"`})},
+		{name: "bootstrap refused", says: []string{"bootstrap 192.0.2.11:50000: refused: not authorized", "talosctl dmesg"},
+			arm: talosFault(machine.Fault{Method: bootstrapMethod, Code: "PERMISSION_DENIED", Message: "not authorized"})},
 	}
 }
 
@@ -120,6 +137,7 @@ func (l *lab) repaired() {
 	l.t.Helper()
 	l.Proxmox.ClearFaults()
 	l.Rack.ClearFault("")
+	l.Factory.SetDown(false)
 	for _, storage := range []string{"local", "local-lvm"} {
 		if err := l.Proxmox.SetStorageFull(storage, false); err != nil {
 			l.t.Fatal(err)
@@ -163,6 +181,9 @@ func TestFaultsFail(t *testing.T) {
 				}
 			}
 			l.repaired()
+			if d.refresh {
+				l.must(nil, "refresh")
+			}
 			l.must(nil, "up")
 			l.tidy()
 			l.must(changes{"same": singleNode}, "up")

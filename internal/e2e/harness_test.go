@@ -18,8 +18,12 @@ import (
 	"cloudlab/internal/term"
 )
 
-// operationLimit bounds one operation; nothing here takes more than a few seconds unless it hangs.
-const operationLimit = 2 * time.Minute
+const (
+	// operationLimit bounds one operation; nothing here takes more than a few seconds unless it hangs.
+	operationLimit = 2 * time.Minute
+	// interruptWait is how long an interrupted operation may take to end.
+	interruptWait = 15 * time.Second
+)
 
 // What TestMain prepares: the project's folder, the commands sandbox and credentials, the tools.
 var (
@@ -129,6 +133,9 @@ func (l *lab) run(args ...string) result {
 	ctx, cancel := context.WithTimeout(l.t.Context(), operationLimit)
 	defer cancel()
 	cmd := l.process(ctx, args...)
+	// As with ^C first: the engine ends its plugins, which would survive a kill.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = interruptWait
 	var out, people bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &people
 	begin := time.Now()

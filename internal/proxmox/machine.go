@@ -1,6 +1,7 @@
 package proxmox
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -39,6 +40,8 @@ type Machine struct {
 	Resource pulumi.Resource
 	// Addresses are the routable addresses that the guest agent reported when the machine was last read; empty when it did not answer.
 	Addresses pulumi.StringArrayOutput
+	// Look asks Proxmox about the machine now.
+	Look func(context.Context) Sight
 }
 
 // MachinesArgs describe the machines.
@@ -81,6 +84,7 @@ func NewMachines(ctx *pulumi.Context, name string, args MachinesArgs, opts ...pu
 				func(all []any) []string {
 					return reportedAddresses(node.MAC, all[0].([]string), all[1].([][]string), all[2].([][]string))
 				}).(pulumi.StringArrayOutput),
+			Look: func(look context.Context) Sight { return args.Orphans.sight(look, node) },
 		}
 		machines.ByName[node.Name] = machine
 		outputs[node.Name] = machine.Addresses

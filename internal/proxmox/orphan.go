@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -194,7 +195,7 @@ func (o *Orphans) look(ctx context.Context, name, where string, machine orphan) 
 	running, young := status.Status == "running", o.now().Sub(created(found.Meta)) < orphanAge
 	empty := young
 	if running {
-		answers, unconfigured := o.probe(ctx, o.addresses(ctx, machine))
+		answers, unconfigured := o.probe(ctx, o.addresses(ctx, machine, ""))
 		if !answers && young {
 			return fmt.Errorf("%w: its API does not answer", errUnclear)
 		}
@@ -243,10 +244,11 @@ func (o *Orphans) await(ctx context.Context, upid api.UPID) error {
 	return nil
 }
 
-// addresses asks the guest agent; a silent one has none.
-func (o *Orphans) addresses(ctx context.Context, machine orphan) []string {
+// addresses asks the guest agent for the addresses of the network device with this MAC, of all when it is empty; a silent one has none.
+func (o *Orphans) addresses(ctx context.Context, machine orphan, mac string) []string {
 	var answer struct {
 		Result []struct {
+			MAC       string `json:"hardware-address"`
 			Addresses []struct {
 				Address string `json:"ip-address"`
 			} `json:"ip-addresses"`
@@ -255,13 +257,19 @@ func (o *Orphans) addresses(ctx context.Context, machine orphan) []string {
 	if err := o.client.Get(ctx, machine.path("/agent/network-get-interfaces"), &answer); err != nil {
 		return nil
 	}
-	var addresses []string
+	var macs []string
+	var all [][]string
 	for _, device := range answer.Result {
+		var addresses []string
 		for _, address := range device.Addresses {
 			addresses = append(addresses, address.Address)
 		}
+		macs, all = append(macs, device.MAC), append(all, addresses)
 	}
-	return addresses
+	if mac == "" {
+		return slices.Concat(all...)
+	}
+	return reportedAddresses(mac, macs, all)
 }
 
 // created reads the creation time that Proxmox keeps in a VM's meta option, e.g. "creation-qemu=9.0.2,ctime=1724800000".

@@ -72,7 +72,7 @@ func deploy(ctx *pulumi.Context, cluster *config.Cluster, secrets *sopsfile.Secr
 	}
 	seen := map[string]talos.Machine{}
 	for name, machine := range machines.ByName {
-		seen[name] = talos.Machine{Resource: machine.Resource, Addresses: machine.Addresses}
+		seen[name] = talos.Machine{Resource: machine.Resource, Addresses: machine.Addresses, Look: look(machine)}
 	}
 	running, err := talos.NewCluster(ctx, cluster.Name,
 		talos.ClusterArgs{Cluster: cluster, Image: image, Secrets: roots, Machines: seen}, pulumi.Providers(talosAPI))
@@ -83,6 +83,10 @@ func deploy(ctx *pulumi.Context, cluster *config.Cluster, secrets *sopsfile.Secr
 	ctx.Export("endpoint", pulumi.String(cluster.Endpoint.String()))
 	ctx.Export("schematic", image.Schematic)
 	return nil
+}
+
+func look(machine *proxmox.Machine) func(context.Context) talos.Sight {
+	return func(ctx context.Context) talos.Sight { return talos.Sight(machine.Look(ctx)) }
 }
 
 // providers are explicit: a resource that forgets its provider fails instead of using whatever the environment holds.

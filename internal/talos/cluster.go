@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
@@ -15,8 +16,9 @@ import (
 )
 
 const (
-	// contactWait bounds the search for the address at which a machine answers.
+	// contactWait bounds the search for the address at which a machine answers, contactTry one round of it.
 	contactWait = 20 * time.Second
+	contactTry  = 2 * time.Second
 	// renewBefore is when a kubeconfig's certificate is due for renewal.
 	renewBefore = "720h"
 )
@@ -35,6 +37,18 @@ type Machine struct {
 	Resource pulumi.Resource
 	// Addresses are where the machine was last seen.
 	Addresses pulumi.StringArrayOutput
+	// Look asks the hypervisor about the machine now.
+	Look func(context.Context) Sight
+}
+
+// Sight is what the hypervisor tells about a machine.
+type Sight struct {
+	// Place names the machine for people: VM 101 on Proxmox node "pve".
+	Place string
+	// Stopped is true when the machine is certainly off.
+	Stopped bool
+	// Addresses are those at which it may be reached; none when they are not known.
+	Addresses []string
 }
 
 // ClusterArgs describe the cluster.
@@ -52,17 +66,13 @@ func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulu
 	if err := ctx.RegisterComponentResourceV2("cloudlab:talos:Cluster", name, inputs, c, opts...); err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
-	rehearse, err := ctx.RegisterResourceHook("rehearse", rehearseApply, nil)
-	if err != nil {
-		return nil, fmt.Errorf("cluster %q: %w", name, err)
-	}
 	start, err := ctx.RegisterResourceHook("bootstrap", bootstrapFirst, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
 	var configured []pulumi.Resource
 	for _, node := range args.Cluster.Nodes {
-		resource, err := c.configure(ctx, args, node, rehearse)
+		resource, err := c.configure(ctx, args, node)
 		if err != nil {
 			return nil, fmt.Errorf("node %q: %w", node.Name, err)
 		}
@@ -83,8 +93,16 @@ func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulu
 // The first installs through whatever address the machine has before it knows its own,
 // and never applies again, so that a lease which changes later changes nothing. The second configures the static address on
 // every later change.
-func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.Node, rehearse *pulumi.ResourceHook) (pulumi.Resource, error) {
+func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.Node) (pulumi.Resource, error) {
 	cluster, seen := args.Cluster, args.Machines[node.Name]
+	rehearseInstall, err := ctx.RegisterResourceHook("rehearse-install-"+node.Name, rehearsal{look: seen.Look, wait: bootWait}.beforeApply, nil)
+	if err != nil {
+		return nil, err
+	}
+	rehearse, err := ctx.RegisterResourceHook("rehearse-"+node.Name, rehearsal{look: seen.Look, wait: reachWait}.beforeApply, nil)
+	if err != nil {
+		return nil, err
+	}
 	generated := machine.GetConfigurationOutput(ctx, machine.GetConfigurationOutputArgs{
 		ClusterName:       pulumi.String(cluster.Name),
 		ClusterEndpoint:   pulumi.String(cluster.Endpoint.String()),
@@ -100,7 +118,7 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 	}, pulumi.Parent(c))
 	machineConfig := pulumi.ToSecret(generated.MachineConfiguration()).(pulumi.StringOutput)
 
-	first := firstContact(ctx, node, seen.Addresses)
+	first := firstContact(ctx, node, seen)
 	install, err := machine.NewConfigurationApply(ctx, node.Name+"-install", &machine.ConfigurationApplyArgs{
 		ClientConfiguration:       args.Secrets.client,
 		MachineConfigurationInput: machineConfig,
@@ -114,7 +132,7 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 		pulumi.ReplaceWith([]pulumi.Resource{seen.Resource}),
 		pulumi.DeletedWith(seen.Resource),
 		pulumi.IgnoreChanges([]string{"clientConfiguration", "machineConfigurationInput", "node", "endpoint", "applyMode"}),
-		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{rehearse}}))
+		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{rehearseInstall}}))
 	if err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
@@ -220,25 +238,49 @@ func clientEndpoint(node config.Node) string {
 
 // firstContact finds where a machine answers: at its static address when an earlier run got that far, or where the guest agent saw
 // it. Only an up looks; a preview would change nothing by it.
-func firstContact(ctx *pulumi.Context, node config.Node, seen pulumi.StringArrayOutput) pulumi.StringOutput {
-	return seen.ApplyTWithContext(ctx.Context(), func(apply context.Context, addresses []string) (string, error) {
-		candidates := []string{steadyEndpoint(node)}
-		if node.TalosEndpoint == "" {
-			for _, address := range addresses {
-				if target := endpoint(address); !slices.Contains(candidates, target) {
-					candidates = append(candidates, target)
-				}
-			}
-		}
+func firstContact(ctx *pulumi.Context, node config.Node, machine Machine) pulumi.StringOutput {
+	return machine.Addresses.ApplyTWithContext(ctx.Context(), func(apply context.Context, addresses []string) (string, error) {
+		candidates := contacts(node, addresses)
 		if ctx.DryRun() {
 			return candidates[len(candidates)-1], nil
 		}
-		if target, ok := firstReachable(apply, candidates, contactWait); ok {
-			return target, nil
+		sight := Sight{Place: "machine"}
+		for begin := time.Now(); time.Since(begin) < contactWait && !sight.Stopped; {
+			if target, ok := firstReachable(apply, candidates, contactTry); ok {
+				return target, nil
+			}
+			if machine.Look == nil {
+				continue
+			}
+			// The resource knows none when the agent was too slow for the provider, or the start went well with a warning.
+			if sight = machine.Look(apply); len(sight.Addresses) > 0 {
+				candidates = contacts(node, sight.Addresses)
+			}
 		}
-		if err := ctx.Log.Warn(fmt.Sprintf("node %q: no Talos API at %v after %s", node.Name, candidates, contactWait), nil); err != nil {
+		state := fmt.Sprintf("no Talos API at %s", strings.Join(candidates, ", "))
+		switch {
+		case sight.Stopped:
+			state += ", the machine is stopped"
+		case len(candidates) == 1 && node.TalosEndpoint == "":
+			state += ", and its guest agent reports no address"
+		}
+		if err := ctx.Log.Warn(fmt.Sprintf("node %q (%s): %s", node.Name, sight.Place, state), nil); err != nil {
 			return "", fmt.Errorf("node %q: %w", node.Name, err)
 		}
 		return candidates[len(candidates)-1], nil
 	}).(pulumi.StringOutput)
+}
+
+// contacts lists the endpoints at which a machine with these addresses may be, the steady one first.
+func contacts(node config.Node, addresses []string) []string {
+	candidates := []string{steadyEndpoint(node)}
+	if node.TalosEndpoint != "" {
+		return candidates
+	}
+	for _, address := range addresses {
+		if target := endpoint(address); !slices.Contains(candidates, target) {
+			candidates = append(candidates, target)
+		}
+	}
+	return candidates
 }

@@ -111,7 +111,7 @@ func unconfigured(ctx context.Context, target string) bool {
 
 // bootstrap starts etcd on the first control plane. It may be called again: a node whose etcd has data is left as it is.
 func bootstrap(ctx context.Context, node, target string, credentials *tls.Config) error {
-	return insist(ctx, "bootstrap "+target, credentials, target, func(ctx context.Context, c *client.Client) error {
+	return insist(ctx, "bootstrap "+target, readLog, credentials, target, func(ctx context.Context, c *client.Client) error {
 		err := c.Bootstrap(client.WithNode(ctx, node), &machineapi.BootstrapRequest{})
 		if status.Code(err) == codes.AlreadyExists {
 			return nil
@@ -122,14 +122,17 @@ func bootstrap(ctx context.Context, node, target string, credentials *tls.Config
 
 // awaitKubeconfig waits until the node hands out a kubeconfig: the provider would try for ten minutes and say nothing.
 func awaitKubeconfig(ctx context.Context, node, target string, credentials *tls.Config) error {
-	return insist(ctx, "kubeconfig of "+target, credentials, target, func(ctx context.Context, c *client.Client) error {
+	return insist(ctx, "kubeconfig of "+target, readLog, credentials, target, func(ctx context.Context, c *client.Client) error {
 		_, err := c.Kubeconfig(client.WithNode(ctx, node))
 		return err
 	})
 }
 
-// insist repeats a call until it succeeds, an answer is final, or ctx ends.
-func insist(ctx context.Context, what string, credentials *tls.Config, target string, call func(context.Context, *client.Client) error) error {
+// readLog is the next step when a configured node does not do its part.
+const readLog = "look at the node with `talosctl dmesg` and `talosctl services`, then run up again"
+
+// insist repeats a call until it succeeds, an answer is final, or ctx ends. An error ends with the next step.
+func insist(ctx context.Context, what, next string, credentials *tls.Config, target string, call func(context.Context, *client.Client) error) error {
 	c, err := client.New(ctx, client.WithDefaultGRPCDialOptions(), client.WithTLSConfig(credentials), client.WithEndpoints(target))
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -144,14 +147,14 @@ func insist(ctx context.Context, what string, credentials *tls.Config, target st
 		case codes.OK:
 			return nil
 		case codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
-			return fmt.Errorf("%s: refused: %s", what, status.Convert(err).Message())
+			return fmt.Errorf("%s: refused: %s: %s", what, status.Convert(err).Message(), next)
 		}
 		if ctx.Err() == nil {
 			last = strings.TrimSpace(status.Convert(err).Message())
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not accepted in time; last answer: %s", what, last)
+			return fmt.Errorf("%s: not accepted in time; last answer: %s: %s", what, last, next)
 		case <-time.After(pause):
 		}
 	}

@@ -12,22 +12,30 @@ import (
 )
 
 const (
-	// reachWait bounds the wait for a node's API, which an installation and a reboot keep away for a while; rehearseWait that for its
-	// answer to a config.
+	// reachWait bounds the wait for a node's API, which an installation and a reboot keep away for a while; bootWait that for a machine
+	// which has been waited for before, rehearseWait that for the answer to a config.
 	reachWait    = 3 * time.Minute
+	bootWait     = time.Minute
 	rehearseWait = 30 * time.Second
+
+	correctConfig = "correct the node's settings or patches in the stack's configuration, then run up again"
 )
 
-// rehearseApply is the hook before a config is applied: it waits for the node and applies the config as a dry run. The provider
+// rehearsal is the hook before a config is applied: it waits for the node and applies the config as a dry run. The provider
 // would go on for ten minutes after almost any error, and say nothing while it does.
-func rehearseApply(args *pulumi.ResourceHookArgs) error {
-	if err := rehearse(args); err != nil {
+type rehearsal struct {
+	look func(context.Context) Sight
+	wait time.Duration // for the node's API
+}
+
+func (r rehearsal) beforeApply(args *pulumi.ResourceHookArgs) error {
+	if err := r.rehearse(args); err != nil {
 		return fmt.Errorf("%s: %w", args.Name, err)
 	}
 	return nil
 }
 
-func rehearse(args *pulumi.ResourceHookArgs) error {
+func (r rehearsal) rehearse(args *pulumi.ResourceHookArgs) error {
 	target, err := text(args.NewInputs, "endpoint")
 	if err != nil {
 		return err
@@ -45,9 +53,8 @@ func rehearse(args *pulumi.ResourceHookArgs) error {
 		return err
 	}
 	ctx := context.Background()
-	if _, ok := firstReachable(ctx, []string{target}, reachWait); !ok {
-		return fmt.Errorf("no Talos API at %s after %s: look at the machine's console in Proxmox; if it runs under another address, "+
-			"run refresh, so that the guest agent is asked again, and then up", target, reachWait)
+	if err := r.reach(ctx, target); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, rehearseWait)
 	defer cancel()
@@ -55,10 +62,34 @@ func rehearse(args *pulumi.ResourceHookArgs) error {
 	if unconfigured(ctx, target) {
 		trust = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // a machine in maintenance mode has no identity yet
 	}
-	return insist(ctx, "machine config for "+target, trust, target, func(ctx context.Context, c *client.Client) error {
+	return insist(ctx, "machine config for "+target, correctConfig, trust, target, func(ctx context.Context, c *client.Client) error {
 		_, err := c.ApplyConfiguration(client.WithNode(ctx, node), &machineapi.ApplyConfigurationRequest{
 			Data: []byte(machineConfig), Mode: machineapi.ApplyConfigurationRequest_AUTO, DryRun: true,
 		})
 		return err
 	})
+}
+
+// reach waits for the Talos API, unless the machine is off.
+func (r rehearsal) reach(ctx context.Context, target string) error {
+	sight := Sight{Place: "machine"}
+	for begin, stopped := time.Now(), 0; time.Since(begin) < r.wait; {
+		if _, ok := firstReachable(ctx, []string{target}, contactTry); ok {
+			return nil
+		}
+		if r.look == nil {
+			continue
+		}
+		if sight = r.look(ctx); !sight.Stopped {
+			stopped = 0
+			continue
+		}
+		// Once may be a restart.
+		if stopped++; stopped == 2 {
+			return fmt.Errorf("no Talos API at %s: %s is stopped: find out why, then run refresh, which sees it, and up, which starts it",
+				target, sight.Place)
+		}
+	}
+	return fmt.Errorf("no Talos API at %s after %s: look at the console of %s in Proxmox; if it runs under another address, "+
+		"run refresh, so that the guest agent is asked again, and then up", target, r.wait, sight.Place)
 }

@@ -185,5 +185,5 @@ func trim(err error) error {
 		return refusal
 	}
 	first, _, _ := strings.Cut(err.Error(), "\n")
-	return errors.New(first)
+	return errors.New(advised(first, err.Error()))
 }

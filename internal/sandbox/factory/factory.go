@@ -25,6 +25,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/blang/semver/v4"
 )
@@ -85,6 +86,7 @@ type Factory struct {
 	versions   []semver.Version
 	extensions []string
 	mux        *http.ServeMux
+	down       atomic.Bool
 
 	mu         sync.Mutex
 	schematics map[string]*schematic
@@ -124,7 +126,16 @@ func New(opts Options) (*Factory, error) {
 }
 
 // ServeHTTP answers a request.
-func (f *Factory) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.mux.ServeHTTP(w, r) }
+func (f *Factory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.down.Load() {
+		http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
+		return
+	}
+	f.mux.ServeHTTP(w, r)
+}
+
+// SetDown makes the factory answer everything with 503 Service Unavailable, or ends that.
+func (f *Factory) SetDown(down bool) { f.down.Store(down) }
 
 // Requests counts the requests by method and route, e.g. "POST /schematics" and "GET /image/{schematic}/{version}/{path}".
 // What met no route counts by its path.

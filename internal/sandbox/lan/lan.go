@@ -23,9 +23,10 @@ type LAN struct {
 	proxy  net.Listener
 	server *http.Server
 
-	mu    sync.Mutex
-	hosts map[string]*listener
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	hosts  map[string]*listener
+	conns  map[net.Conn]struct{}
+	closed bool
 }
 
 // Start opens the proxy on a free loopback port. ctx bounds only the start.
@@ -94,8 +95,11 @@ func (l *LAN) Hosts() []string {
 // Close ends the proxy and every connection through it. Listeners stay their owners' to close.
 func (l *LAN) Close() error {
 	err := l.server.Close()
+	// A server that has not begun to serve yet does not close its listener, and the port may be wanted again at once.
+	_ = l.proxy.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	for c := range l.conns {
 		_ = c.Close()
 	}
@@ -132,6 +136,9 @@ func (l *LAN) serve(w http.ResponseWriter, r *http.Request) {
 func (l *LAN) splice(client net.Conn, buffered io.Reader, upstream net.Conn) {
 	l.mu.Lock()
 	l.conns[client], l.conns[upstream] = struct{}{}, struct{}{}
+	if l.closed {
+		_, _ = client.Close(), upstream.Close()
+	}
 	l.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { pipe(upstream, buffered) })
