@@ -29,7 +29,7 @@ type daemon struct {
 
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
-	parent, err := os.MkdirTemp("", "lab-")
+	parent, err := os.MkdirTemp("", "lab-") //nolint:usetesting // macOS bounds the paths of sockets
 	if err != nil {
 		t.Fatal(err)
 	}

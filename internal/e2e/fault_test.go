@@ -33,6 +33,8 @@ type disturbance struct {
 	says []string
 	// refresh tells that refresh has to come before the next up.
 	refresh bool
+	// unread tells that the provider does not read the machine back, so that the next up has something to update.
+	unread bool
 }
 
 func proxmoxFault(f pve.Fault) func(*lab) {
@@ -61,7 +63,7 @@ func healing() []disturbance {
 		{name: "no worker upid", arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, Status: 500, Reason: "got no worker upid - start worker failed", Times: 1})},
 		{name: "slow creation", arm: proxmoxFault(pve.Fault{Method: "POST", Path: createCall, TaskDelay: pve.Duration(2 * time.Second)})},
 		{name: "slow start", arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, TaskDelay: pve.Duration(2 * time.Second)})},
-		{name: "start with warnings", arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, TaskExit: "WARNINGS: 1", Times: 1})},
+		{name: "start with warnings", unread: true, arm: proxmoxFault(pve.Fault{Method: "POST", Path: startCall, TaskExit: "WARNINGS: 1", Times: 1})},
 		{name: "agent silent for 3 polls", arm: proxmoxFault(pve.Fault{AgentSilent: true, Times: 3})},
 		{name: "link-local address first", arm: proxmoxFault(pve.Fault{LinkLocalOnly: true, Times: 2})},
 		{name: "config unavailable", arm: talosFault(machine.Fault{Method: applyMethod, Code: "UNAVAILABLE", Message: "try later", Times: 3})},
@@ -158,6 +160,10 @@ func TestFaultsHeal(t *testing.T) {
 			r := l.must(nil, "up")
 			t.Logf("up took %s", r.took)
 			l.tidy()
+			if d.unread {
+				l.must(changes{"update": 1, "same": singleNode - 1}, "up")
+				l.tidy()
+			}
 			l.must(changes{"same": singleNode}, "up")
 		})
 	}
@@ -189,4 +195,56 @@ func TestFaultsFail(t *testing.T) {
 			l.must(changes{"same": singleNode}, "up")
 		})
 	}
+}
+
+// TestPowerLoss takes the power from a machine.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	lose := func(l *fragileLab) {
+		if err := l.Proxmox.PowerLoss(101); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	t.Run("while it installs", func(t *testing.T) {
+		t.Parallel()
+		l := newFragileLab(t)
+		installing := logged("install sequence: START")(l)
+		up := l.begin("up")
+		installing(up)
+		go lose(l) // the machine goes on to its end when it is released
+		l.log.release()
+		up.wait()
+		want := `VM 101 on Proxmox node "pve" is stopped: find out why, then run refresh, which sees it, and up, which starts it`
+		if up.err == nil || !strings.Contains(up.people.String(), want) {
+			t.Fatalf("up: %v, want %q\n%s", up.err, want, tail(up.people.String(), 40))
+		}
+		l.must(nil, "refresh")
+		l.must(nil, "up")
+		l.awaitRunning()
+		l.must(changes{"same": singleNode}, "up")
+	})
+	t.Run("when it is in service", func(t *testing.T) {
+		t.Parallel()
+		l := newFragileLab(t)
+		l.must(nil, "up")
+		lose(l)
+		l.must(nil, "refresh")
+		l.must(changes{"update": 1, "same": singleNode - 1}, "up")
+		l.awaitRunning()
+		l.tidy()
+		l.must(changes{"same": singleNode}, "up")
+	})
+}
+
+// TestMachineDeletedByHand: what is gone comes back after a refresh, as a new cluster with the old secrets.
+func TestMachineDeletedByHand(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.must(nil, "up")
+	l.deleteMachine("pve", 101)
+	l.must(nil, "refresh")
+	l.must(nil, "up")
+	l.awaitRunning()
+	l.must(changes{"same": singleNode}, "up")
+	l.must(changes{"same": singleNode}, "refresh")
 }

@@ -3,8 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	proxmox "github.com/luthermonson/go-proxmox"
 
 	"cloudlab/internal/sandbox"
 	"cloudlab/internal/sandbox/pve"
@@ -263,10 +263,13 @@ func (l *lab) tidy() {
 	}
 }
 
-// converges brings an interrupted stack up and shows that nothing was done twice and nothing is left over in the end.
-func (l *lab) converges() {
+// converges brings an interrupted stack up and shows that nothing was done twice and nothing is left over in the end. The lock of the
+// killed engine is in the way, unless it has been released.
+func (l *lab) converges(released bool) {
 	l.t.Helper()
-	l.must(nil, "up")
+	if r := l.must(nil, "up"); !strings.Contains(r.output, "which ended without doing so") && !released {
+		l.t.Errorf("up does not say that it removed the lock:\n%s", tail(r.output, 40))
+	}
 	l.tidy()
 	l.must(changes{"same": singleNode}, "up")
 	l.must(changes{"same": singleNode}, "refresh")
@@ -278,32 +281,52 @@ func (l *lab) converges() {
 // singleNode counts the resources of the sandbox's own stack.
 const singleNode = 15
 
-// recorded tells whether the stack's state holds a resource of this type.
-func (l *lab) recorded(kind string) bool {
+// records tells whether the stack's state holds a resource of this type.
+func (l *lab) records(kind string) bool {
 	l.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(string(l.Folder()), "backend", ".pulumi", "stacks", sandbox.Project, sandbox.Stack+".json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return false
+	return slices.ContainsFunc(l.checkpoint(), func(r recorded) bool { return ofType(r, kind) })
+}
+
+func ofType(r recorded, kind string) bool { return strings.Contains(r.URN, kind+"::") }
+
+// forget takes all resources of these types out of the state, as a state from a backup would lack them.
+func (l *lab) forget(kinds ...string) {
+	l.t.Helper()
+	for _, kind := range kinds {
+		for _, r := range l.checkpoint() {
+			if ofType(r, kind) {
+				l.program(filepath.Join(l.Folder().Pulumi(), "bin", "pulumi"), nil,
+					"state", "delete", r.URN, "--stack", sandbox.Stack, "--yes", "--force")
+			}
+		}
 	}
+}
+
+// createMachine makes a machine that is none of the program's.
+func (l *lab) createMachine(node string, vmid int, name string) {
+	l.t.Helper()
+	var upid proxmox.UPID
+	err := l.proxmoxClient().Post(l.t.Context(), fmt.Sprintf("/nodes/%s/qemu", node), map[string]any{"vmid": vmid, "name": name, "scsi0": "local-lvm:8"}, &upid)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	var state struct {
-		Checkpoint struct {
-			Latest struct {
-				Resources []struct {
-					Type string `json:"type"`
-				} `json:"resources"`
-			} `json:"latest"`
-		} `json:"checkpoint"`
+	l.until(name, func() bool {
+		all := l.Proxmox.Inventory().Machines
+		return len(all) == 1 && all[0].Name == name
+	})
+}
+
+// deleteMachine stops a machine and deletes it with its disks, as a person would in Proxmox's web interface.
+func (l *lab) deleteMachine(node string, vmid int) {
+	l.t.Helper()
+	client, path := l.proxmoxClient(), fmt.Sprintf("/nodes/%s/qemu/%d", node, vmid)
+	var upid proxmox.UPID
+	if err := client.Post(l.t.Context(), path+"/status/stop", nil, &upid); err != nil {
+		l.t.Fatal(err)
 	}
-	if err := json.Unmarshal(raw, &state); err != nil {
-		l.t.Fatal(fmt.Errorf("state: %w", err))
+	l.until("stopped", func() bool { return !vmByID(l.t, l.Proxmox.Inventory(), vmid).Running })
+	if err := client.Delete(l.t.Context(), path+"?purge=1", &upid); err != nil {
+		l.t.Fatal(err)
 	}
-	for _, resource := range state.Checkpoint.Latest.Resources {
-		if resource.Type == kind {
-			return true
-		}
-	}
-	return false
+	l.until("deleted", func() bool { return len(l.Proxmox.Inventory().Machines) == 0 })
 }

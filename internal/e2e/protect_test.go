@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -58,7 +59,7 @@ func TestProtection(t *testing.T) {
 		}
 	}
 
-	l.mustRefuse(protected(), "destroy", "sandbox (talos:cluster/kubeconfig:Kubeconfig)", "destroy")
+	l.mustRefuse(protected(), "destroy", "kubeconfig (talos:cluster/kubeconfig:Kubeconfig)", "destroy")
 	if diff := cmp.Diff(before, l.state()); diff != "" {
 		t.Fatalf("the refused destroy changed something (-before +after):\n%s", diff)
 	}
@@ -97,6 +98,28 @@ func TestProtectionAfterImages(t *testing.T) {
 	l.mustWith(c, changes{"same": 15}, "up")
 	if diff := cmp.Diff(before.Volumes, l.state().Volumes); diff != "" {
 		t.Errorf("volumes after going back (-before +after):\n%s", diff)
+	}
+}
+
+// TestRename: with MAC addresses of their own, the machines of a renamed cluster stay, and so does the way back.
+func TestRename(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	c := sandboxStack(t)
+	c.cluster["protect"] = true
+	c.node("cp-1")["mac"] = "BC:24:11:00:00:01"
+	l.mustWith(c, changes{"create": 15}, "up")
+	disks, secrets := l.disks(), l.decrypted("machine-secrets")
+	for _, name := range []string{"other", "sandbox"} {
+		c.cluster["name"] = name
+		l.mustWith(c, nil, "up")
+		l.mustWith(c, changes{"same": 15}, "up")
+		if diff := cmp.Diff(disks, l.disks()); diff != "" {
+			t.Errorf("disks (-before +after):\n%s", diff)
+		}
+		if !bytes.Equal(secrets, l.decrypted("machine-secrets")) {
+			t.Error("the machine secrets were replaced")
+		}
 	}
 }
 

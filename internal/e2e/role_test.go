@@ -18,7 +18,7 @@ func TestMinimalRole(t *testing.T) {
 	}{
 		// Proxmox does not say which of the alternatives it wanted.
 		{"Sys.AccessNetwork", "Error initiating file download"},
-		{"VM.Allocate", "VM.Allocate"},
+		{"Datastore.AllocateTemplate", "Datastore.AllocateTemplate"},
 		{"VM.Config.CPU", "VM.Config.CPU"},
 		{"VM.PowerMgmt", "VM.PowerMgmt"},
 	} {

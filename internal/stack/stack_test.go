@@ -57,7 +57,7 @@ func TestResources(t *testing.T) {
 				"/image cloudlab:talos:Image", "image/image " + schematicType,
 				"/secrets cloudlab:talos:Secrets", "secrets/secrets " + secretsType,
 				"/boot-image cloudlab:proxmox:BootImage", "/machines cloudlab:proxmox:Machines",
-				"/" + test.cluster + " cloudlab:talos:Cluster", "CLUSTER/" + test.cluster + " " + kubeType,
+				"/" + test.cluster + " cloudlab:talos:Cluster", "CLUSTER/kubeconfig " + kubeType,
 			}
 			for _, image := range test.images {
 				want = append(want, "boot-image/boot-image-"+image+" "+fileType)
@@ -200,7 +200,7 @@ func TestOptions(t *testing.T) {
 	if len(configure.Request.GetIgnoreChanges()) > 0 {
 		t.Errorf("configure ignores %v: day 2 would change nothing", configure.Request.GetIgnoreChanges())
 	}
-	kubeconfig := recording.Resource(t, kubeType, "home")
+	kubeconfig := recording.Resource(t, kubeType, "kubeconfig")
 	if diff := cmp.Diff([]string{"bootstrap"}, kubeconfig.Request.GetHooks().GetBeforeCreate()); diff != "" {
 		t.Errorf("hooks of the kubeconfig (-want +got):\n%s", diff)
 	}

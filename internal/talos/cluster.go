@@ -71,17 +71,19 @@ func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulu
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
 	var configured []pulumi.Resource
+	nodes := pulumi.Map{}
 	for _, node := range args.Cluster.Nodes {
-		resource, err := c.configure(ctx, args, node)
+		resource, verdict, err := c.configure(ctx, args, node)
 		if err != nil {
 			return nil, fmt.Errorf("node %q: %w", node.Name, err)
 		}
 		configured = append(configured, resource)
+		nodes[node.Name] = verdict
 	}
-	if err := c.fetchCredentials(ctx, name, args, configured, start); err != nil {
+	if err := c.fetchCredentials(ctx, args, configured, start); err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
-	if err := ctx.RegisterResourceOutputs(c, pulumi.Map{"kubeconfig": c.Kubeconfig, "talosconfig": c.Talosconfig}); err != nil {
+	if err := ctx.RegisterResourceOutputs(c, pulumi.Map{"kubeconfig": c.Kubeconfig, "talosconfig": c.Talosconfig, "nodes": nodes}); err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
 	return c, nil
@@ -93,15 +95,18 @@ func NewCluster(ctx *pulumi.Context, name string, args ClusterArgs, opts ...pulu
 // The first installs through whatever address the machine has before it knows its own,
 // and never applies again, so that a lease which changes later changes nothing. The second configures the static address on
 // every later change.
-func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.Node) (pulumi.Resource, error) {
+//
+// The output is for the component's own: it carries the error of a node that is not what the state says.
+func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.Node) (pulumi.Resource, pulumi.StringOutput, error) {
+	none := pulumi.StringOutput{}
 	cluster, seen := args.Cluster, args.Machines[node.Name]
 	rehearseInstall, err := ctx.RegisterResourceHook("rehearse-install-"+node.Name, rehearsal{look: seen.Look, wait: bootWait}.beforeApply, nil)
 	if err != nil {
-		return nil, err
+		return nil, none, err
 	}
 	rehearse, err := ctx.RegisterResourceHook("rehearse-"+node.Name, rehearsal{look: seen.Look, wait: reachWait}.beforeApply, nil)
 	if err != nil {
-		return nil, err
+		return nil, none, err
 	}
 	generated := machine.GetConfigurationOutput(ctx, machine.GetConfigurationOutputArgs{
 		ClusterName:       pulumi.String(cluster.Name),
@@ -134,7 +139,7 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 		pulumi.IgnoreChanges([]string{"clientConfiguration", "machineConfigurationInput", "node", "endpoint", "applyMode"}),
 		pulumi.ResourceHooks(&pulumi.ResourceHookBinding{BeforeCreate: []*pulumi.ResourceHook{rehearseInstall}}))
 	if err != nil {
-		return nil, fmt.Errorf("install: %w", err)
+		return nil, none, fmt.Errorf("install: %w", err)
 	}
 
 	configure, err := machine.NewConfigurationApply(ctx, node.Name+"-configure", &machine.ConfigurationApplyArgs{
@@ -153,12 +158,25 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 			BeforeCreate: []*pulumi.ResourceHook{rehearse}, BeforeUpdate: []*pulumi.ResourceHook{rehearse},
 		}))
 	if err != nil {
-		return nil, fmt.Errorf("configure: %w", err)
+		return nil, none, fmt.Errorf("configure: %w", err)
 	}
-	return configure, nil
+	return configure, verdict(ctx, node, first, install, configure), nil
 }
 
-func (c *Cluster) fetchCredentials(ctx *pulumi.Context, name string, args ClusterArgs, configured []pulumi.Resource, start *pulumi.ResourceHook) error {
+// verdict fails when a node that is recorded as configured waits for its first config: its VM or its disk was made anew behind the
+// program's back, which the provider does not look for.
+func verdict(ctx *pulumi.Context, node config.Node, first pulumi.StringOutput, install, configure *machine.ConfigurationApply) pulumi.StringOutput {
+	return pulumi.All(first, install.URN(), configure.ID()).ApplyTWithContext(ctx.Context(), func(apply context.Context, all []any) (string, error) {
+		target := all[0].(string)
+		if ctx.DryRun() || !unconfigured(apply, target) {
+			return "configured", nil
+		}
+		return "", fmt.Errorf("node %q waits for its first machine config at %s, but is recorded as installed: its VM or disk was made anew. "+
+			"Install it again with `pulumi up --replace '%s'`, after docs/runbooks/replace-a-node.md", node.Name, target, all[1])
+	}).(pulumi.StringOutput)
+}
+
+func (c *Cluster) fetchCredentials(ctx *pulumi.Context, args ClusterArgs, configured []pulumi.Resource, start *pulumi.ResourceHook) error {
 	first := args.Cluster.Nodes[0]
 	options := []pulumi.ResourceOption{
 		pulumi.Parent(c),
@@ -172,7 +190,7 @@ func (c *Cluster) fetchCredentials(ctx *pulumi.Context, name string, args Cluste
 		// A new machine for the only control plane is a new etcd. One of several joins the others instead.
 		options = append(options, pulumi.ReplaceWith(configured[:1]))
 	}
-	kubeconfig, err := talosapi.NewKubeconfig(ctx, name, &talosapi.KubeconfigArgs{
+	kubeconfig, err := talosapi.NewKubeconfig(ctx, "kubeconfig", &talosapi.KubeconfigArgs{
 		ClientConfiguration: talosapi.KubeconfigClientConfigurationArgs{
 			CaCertificate:     args.Secrets.client.CaCertificate(),
 			ClientCertificate: args.Secrets.client.ClientCertificate(),

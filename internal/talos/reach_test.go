@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +25,8 @@ import (
 )
 
 const (
-	// static is the address of the fixture's node, leased the first of the simulated DHCP server.
-	static, leased = "192.0.2.11", "192.0.2.100"
-	bootstrapCall  = "/machine.MachineService/Bootstrap"
+	static        = "192.0.2.11" // the address of the fixture's node
+	bootstrapCall = "/machine.MachineService/Bootstrap"
 )
 
 // lab is a machine on a simulated network that this process' proxy variable leads to.
@@ -36,6 +36,8 @@ type lab struct {
 	rack *simulated.Rack
 	f    fixture
 	node cloudlab.Node
+	// leased is where the machine is in maintenance mode.
+	leased string
 }
 
 func newLab(t *testing.T) *lab {
@@ -74,7 +76,26 @@ func (l *lab) powerOn() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.await(leased)
+	for deadline := time.Now().Add(10 * time.Second); l.leased == ""; time.Sleep(5 * time.Millisecond) {
+		l.leased = l.agentAddress()
+		if time.Now().After(deadline) {
+			l.t.Fatalf("the guest agent reports no address: %+v", l.rack.Status())
+		}
+	}
+	l.await(l.leased)
+}
+
+// agentAddress is what the guest agent reports, if anything.
+func (l *lab) agentAddress() string {
+	interfaces, _ := l.rack.Interfaces(l.node.VMID)
+	for _, device := range interfaces {
+		for _, text := range device.Addresses {
+			if prefix, err := netip.ParsePrefix(text); err == nil && device.Name != "lo" && prefix.Addr().IsGlobalUnicast() {
+				return prefix.Addr().String()
+			}
+		}
+	}
+	return ""
 }
 
 // await waits until a Talos API answers at an address.
@@ -99,7 +120,7 @@ func (l *lab) install() {
 	l.t.Helper()
 	l.powerOn()
 	c, err := client.New(l.t.Context(), client.WithDefaultGRPCDialOptions(), client.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}),
-		client.WithEndpoints(endpoint(leased)))
+		client.WithEndpoints(endpoint(l.leased)))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -153,7 +174,7 @@ func (l *lab) fault(f simulated.Fault) {
 func TestFirstReachable(t *testing.T) {
 	l := newLab(t)
 	l.powerOn()
-	there, gone := endpoint(leased), endpoint("192.0.2.77")
+	there, gone := endpoint(l.leased), endpoint("192.0.2.77")
 	tests := []struct {
 		name      string
 		endpoints []string
@@ -232,10 +253,11 @@ func TestProbe(t *testing.T) {
 		answers, waits := Probe(t.Context(), addresses)
 		return [2]bool{answers, waits}
 	}
-	if got := probe(leased); got != [2]bool{false, false} {
+	if got := probe(static); got != [2]bool{false, false} {
 		t.Errorf("a machine that is off: answers, waits %v", got)
 	}
 	l.powerOn()
+	leased := l.leased
 	for _, addresses := range [][]string{{leased}, {"fe80::1", "127.0.0.1", "", "x", leased}, {"192.0.2.77", leased}} {
 		if got := probe(addresses...); got != [2]bool{true, true} {
 			t.Errorf("in maintenance mode at %v: answers, waits %v", addresses, got)
@@ -353,16 +375,16 @@ func TestRehearseHook(t *testing.T) {
 	l := newLab(t)
 	l.powerOn()
 	first := l.inputs()
-	first["endpoint"] = resource.NewProperty(endpoint(leased))
+	first["endpoint"] = resource.NewProperty(endpoint(l.leased))
 	if err := (rehearsal{wait: reachWait}).beforeApply(&pulumi.ResourceHookArgs{Name: "cp-1-install", NewInputs: first}); err != nil {
 		t.Errorf("in maintenance mode: %v", err)
 	}
 	if phase := l.rack.Status()[0].Phase; phase != simulated.PhaseMaintenance {
 		t.Errorf("the rehearsal changed the machine: %s", phase)
 	}
-	first["machineConfigurationInput"] = resource.NewProperty(strings.Replace(string(l.config()), "disk: /dev/sda", "disk: /dev/nvme9", 1))
+	first["machineConfigurationInput"] = resource.NewProperty(strings.Replace(string(l.config()), "- 192.0.2.11/24", "- 192.0.2.500/24", 1))
 	err := (rehearsal{wait: reachWait}).beforeApply(&pulumi.ResourceHookArgs{Name: "cp-1-install", NewInputs: first})
-	for _, want := range []string{"cp-1-install", endpoint(leased), "refused", "/dev/nvme9"} {
+	for _, want := range []string{"cp-1-install", endpoint(l.leased), "refused", "192.0.2.500"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v lacks %q", err, want)
 		}

@@ -46,7 +46,7 @@ type bench struct {
 	root, output string
 	runs         int
 	nodes        []int
-	cold         bool
+	fixed, cold  bool
 
 	work             string // temporary folder of this run
 	sandbox, program string // what was compiled
@@ -65,6 +65,7 @@ func newCommand(people *term.Printer, out io.Writer) *cobra.Command {
 	cmd.PersistentFlags().StringVar(&b.root, "root", ".", "project folder")
 	cmd.Flags().IntVarP(&b.runs, "runs", "n", 5, "how often each thing is measured, after one warm-up")
 	cmd.Flags().IntSliceVar(&b.nodes, "nodes", []int{1, 3, 10, 50}, "cluster sizes for the growth; empty skips it")
+	cmd.Flags().BoolVar(&b.fixed, "operations", true, "measure the operations on the sandbox's own stack")
 	cmd.Flags().BoolVar(&b.cold, "toolchain", false, "also build the tool chain in empty caches; takes many minutes and all CPUs")
 	cmd.Flags().StringVar(&b.output, "output", "text", "text or json")
 	cmd.AddCommand(b.floorCommand())
@@ -98,8 +99,10 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	if report.Startup, err = b.startup(ctx); err != nil {
 		return fmt.Errorf("start of the program: %w", err)
 	}
-	if report.Operations, err = b.operations(ctx, tools); err != nil {
-		return fmt.Errorf("operations: %w", err)
+	if b.fixed {
+		if report.Operations, err = b.operations(ctx, tools); err != nil {
+			return fmt.Errorf("operations: %w", err)
+		}
 	}
 	for _, size := range b.nodes {
 		growth, err := b.grow(ctx, size)

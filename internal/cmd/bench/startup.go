@@ -118,8 +118,8 @@ func startOnce(ctx context.Context, program string, folder sandbox.Folder, setti
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-m.done:
-		cancel()    // kills it
-		_ = <-ended // killed, as said above
+		cancel() // kills it
+		<-ended  //nolint:errcheck // that it was killed is known
 		return startTimes{rpc: m.rpc.Sub(begin), registration: m.registration.Sub(begin)}, nil
 	case err := <-ended:
 		return startTimes{}, errors.Join(fmt.Errorf("the program ended before it registered a resource: %w", err), errors.New(tail(output.String(), 10)))

@@ -27,7 +27,7 @@ var causes = []cause{
 		`Proxmox did it with warnings, which the provider takes for a failure: read the task's log in Proxmox, then run up again`},
 	{regexp.MustCompile(`download failed:`),
 		`Proxmox could not fetch the boot image: see that the node reaches the Image Factory, then run up again`},
-	{regexp.MustCompile(`/schematics`),
+	{regexp.MustCompile(`failed to create schematic`),
 		`the Image Factory did not answer as it should: see that it is reachable from here, then run up again`},
 	{regexp.MustCompile(`HTTP 5\d\d response|failed to perform HTTP|connection refused|i/o timeout`),
 		`Proxmox did not answer as it should: see that it is reachable and its services pveproxy and pvedaemon are well, then run up again; ` +

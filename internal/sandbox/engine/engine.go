@@ -85,11 +85,11 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pulumi workspace: %w", err)
 	}
-	open := auto.UpsertStack
-	if o.Folder.HasState() {
-		// Every operation names the stack: there is nothing to select.
-		command.answers = map[string]string{"stack select": ""}
-		open = auto.SelectStack
+	// Every operation names the stack: there is nothing to select.
+	command.answers = map[string]string{"stack select": ""}
+	open := auto.SelectStack
+	if !o.Folder.HasState() {
+		open = create
 	}
 	stack, err := open(ctx, sandbox.Stack, workspace)
 	if err != nil {
@@ -98,6 +98,15 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	// After an operation the Automation API asks for the outputs, twice, and the history. The summary comes from the events.
 	command.answers = map[string]string{"stack output": "{}", "stack history": "[]"}
 	return &Engine{stack: stack, options: o}, nil
+}
+
+// create makes the stack, unless the backend has it in a form that the folder does not know.
+func create(ctx context.Context, name string, workspace auto.Workspace) (auto.Stack, error) {
+	stack, err := auto.NewStack(ctx, name, workspace)
+	if auto.IsCreateStack409Error(err) {
+		return auto.SelectStack(ctx, name, workspace)
+	}
+	return stack, err
 }
 
 // Up brings the sandbox to what the configuration says.
