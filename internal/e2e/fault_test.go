@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -169,32 +171,79 @@ func TestFaultsHeal(t *testing.T) {
 	}
 }
 
+// silence is how long an up may wait for a machine whose guest agent never answers.
+const silence = 4 * time.Minute
+
+// agentSilent begins an up with a guest agent that never answers, which takes minutes of waiting but no work, and returns a function
+// that waits for its end.
+func agentSilent(t *testing.T) func() {
+	t.Helper()
+	l := newLab(t)
+	l.fault(pve.Fault{AgentSilent: true})
+	ctx, cancel := context.WithTimeout(t.Context(), silence)
+	cmd := l.process(ctx, "up")
+	var people bytes.Buffer
+	cmd.Stderr = &people
+	if err := cmd.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	return func() {
+		defer cancel()
+		err := <-ended
+		for _, want := range []string{
+			`node "cp-1" (VM 101 on Proxmox node "pve"): no Talos API at 192.0.2.11:50000, and its guest agent reports no address`,
+			`cp-1-install: no Talos API at 192.0.2.11:50000 after 1m0s: look at the console of VM 101 on Proxmox node "pve"`,
+			"run refresh, so that the guest agent is asked again",
+		} {
+			if err == nil || !strings.Contains(people.String(), want) {
+				t.Errorf("up: %v, does not say %q:\n%s", err, want, tail(people.String(), 40))
+			}
+		}
+		l.repaired()
+		l.must(nil, "up")
+		l.tidy()
+	}
+}
+
 func TestFaultsFail(t *testing.T) {
 	t.Parallel()
-	for _, d := range failing() {
-		t.Run(d.name, func(t *testing.T) {
-			t.Parallel()
-			l := newLab(t)
-			d.arm(l)
-			r := l.run("up")
-			if r.err == nil {
-				t.Fatalf("up succeeded\n%s", tail(r.output, 40))
-			}
-			t.Logf("up took %s", r.took)
-			for _, want := range d.says {
-				if !strings.Contains(r.output, want) {
-					t.Errorf("up does not say %q:\n%s", want, tail(r.output, 40))
-				}
-			}
-			l.repaired()
-			if d.refresh {
-				l.must(nil, "refresh")
-			}
-			l.must(nil, "up")
-			l.tidy()
-			l.must(changes{"same": singleNode}, "up")
-		})
+	silent := agentSilent(t)
+	t.Run("while another waits", func(t *testing.T) {
+		for _, d := range failing() {
+			t.Run(d.name, func(t *testing.T) {
+				t.Parallel()
+				d.heals(t)
+			})
+		}
+	})
+	silent()
+}
+
+// heals shows that a failed up says what is to be done, and that an up works when it has been done.
+func (d disturbance) heals(t *testing.T) {
+	t.Helper()
+	l := newLab(t)
+	d.arm(l)
+	r := l.run("up")
+	if r.err == nil {
+		t.Fatalf("up succeeded\n%s", tail(r.output, 40))
 	}
+	t.Logf("up took %s", r.took)
+	for _, want := range d.says {
+		if !strings.Contains(r.output, want) {
+			t.Errorf("up does not say %q:\n%s", want, tail(r.output, 40))
+		}
+	}
+	l.repaired()
+	if d.refresh {
+		l.must(nil, "refresh")
+	}
+	l.must(nil, "up")
+	l.tidy()
+	l.must(changes{"same": singleNode}, "up")
 }
 
 // TestPowerLoss takes the power from a machine.
@@ -236,13 +285,21 @@ func TestPowerLoss(t *testing.T) {
 	})
 }
 
-// TestMachineDeletedByHand: what is gone comes back after a refresh, as a new cluster with the old secrets.
+// TestMachineDeletedByHand: the VM comes back after a refresh, but nothing tells the provider that its installation is gone too. The
+// program does.
 func TestMachineDeletedByHand(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.must(nil, "up")
 	l.deleteMachine("pve", 101)
 	l.must(nil, "refresh")
+	r := l.run("up")
+	for _, want := range []string{`node "cp-1" waits for its first machine config`, "is recorded as installed", "--replace"} {
+		if r.err == nil || !strings.Contains(r.output, want) {
+			t.Errorf("up: %v, does not say %q\n%s", r.err, want, tail(r.output, 40))
+		}
+	}
+	l.forget(kubeconfigType, applyType)
 	l.must(nil, "up")
 	l.awaitRunning()
 	l.must(changes{"same": singleNode}, "up")

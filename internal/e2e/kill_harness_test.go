@@ -293,7 +293,7 @@ func ofType(r recorded, kind string) bool { return strings.Contains(r.URN, kind+
 func (l *lab) forget(kinds ...string) {
 	l.t.Helper()
 	for _, kind := range kinds {
-		for _, r := range l.checkpoint() {
+		for _, r := range slices.Backward(l.checkpoint()) { // dependents first
 			if ofType(r, kind) {
 				l.program(filepath.Join(l.Folder().Pulumi(), "bin", "pulumi"), nil,
 					"state", "delete", r.URN, "--stack", sandbox.Stack, "--yes", "--force")

@@ -104,7 +104,7 @@ func (c *Cluster) configure(ctx *pulumi.Context, args ClusterArgs, node config.N
 	if err != nil {
 		return nil, none, err
 	}
-	rehearse, err := ctx.RegisterResourceHook("rehearse-"+node.Name, rehearsal{look: seen.Look, wait: reachWait}.beforeApply, nil)
+	rehearse, err := ctx.RegisterResourceHook("rehearse-"+node.Name, rehearsal{look: seen.Look, wait: reachWait, again: true}.beforeApply, nil)
 	if err != nil {
 		return nil, none, err
 	}

@@ -14,8 +14,10 @@ import (
 const (
 	// reachWait bounds the wait for a node's API, which an installation and a reboot keep away for a while; bootWait that for a machine
 	// which has been waited for before, rehearseWait that for the answer to a config.
-	reachWait    = 3 * time.Minute
-	bootWait     = time.Minute
+	reachWait = 3 * time.Minute
+	bootWait  = time.Minute
+	// lostWait is after how long a machine that waits for its first config is not about to install any more.
+	lostWait     = 15 * time.Second
 	rehearseWait = 30 * time.Second
 
 	correctConfig = "correct the node's settings or patches in the stack's configuration, then run up again"
@@ -26,6 +28,9 @@ const (
 type rehearsal struct {
 	look func(context.Context) Sight
 	wait time.Duration // for the node's API
+	// again is true when the machine has been given its config before. One that still waits for its first lost the power while
+	// it installed, and is given it again.
+	again bool
 }
 
 func (r rehearsal) beforeApply(args *pulumi.ResourceHookArgs) error {
@@ -53,7 +58,7 @@ func (r rehearsal) rehearse(args *pulumi.ResourceHookArgs) error {
 		return err
 	}
 	ctx := context.Background()
-	if err := r.reach(ctx, target); err != nil {
+	if err := r.reach(ctx, target, machineConfig); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, rehearseWait)
@@ -71,7 +76,7 @@ func (r rehearsal) rehearse(args *pulumi.ResourceHookArgs) error {
 }
 
 // reach waits for the Talos API, unless the machine is off.
-func (r rehearsal) reach(ctx context.Context, target string) error {
+func (r rehearsal) reach(ctx context.Context, target, machineConfig string) error {
 	sight := Sight{Place: "machine"}
 	for begin, stopped := time.Now(), 0; time.Since(begin) < r.wait; {
 		if _, ok := firstReachable(ctx, []string{target}, contactTry); ok {
@@ -80,7 +85,13 @@ func (r rehearsal) reach(ctx context.Context, target string) error {
 		if r.look == nil {
 			continue
 		}
-		if sight = r.look(ctx); !sight.Stopped {
+		sight = r.look(ctx)
+		if r.again && time.Since(begin) > lostWait {
+			if err := installAgain(ctx, sight.Addresses, machineConfig); err != nil {
+				return err
+			}
+		}
+		if !sight.Stopped {
 			stopped = 0
 			continue
 		}
@@ -92,4 +103,24 @@ func (r rehearsal) reach(ctx context.Context, target string) error {
 	}
 	return fmt.Errorf("no Talos API at %s after %s: look at the console of %s in Proxmox; if it runs under another address, "+
 		"run refresh, so that the guest agent is asked again, and then up", target, r.wait, sight.Place)
+}
+
+// installAgain gives a machine its config when it waits for its first one.
+func installAgain(ctx context.Context, addresses []string, machineConfig string) error {
+	ctx, cancel := context.WithTimeout(ctx, rehearseWait)
+	defer cancel()
+	for _, address := range addresses {
+		target := endpoint(address)
+		if !unconfigured(ctx, target) {
+			continue
+		}
+		anybody := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // a machine in maintenance mode has no identity yet
+		return insist(ctx, "machine config for "+target, correctConfig, anybody, target, func(ctx context.Context, c *client.Client) error {
+			_, err := c.ApplyConfiguration(ctx, &machineapi.ApplyConfigurationRequest{
+				Data: []byte(machineConfig), Mode: machineapi.ApplyConfigurationRequest_AUTO,
+			})
+			return err
+		})
+	}
+	return nil
 }

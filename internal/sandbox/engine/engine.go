@@ -146,7 +146,8 @@ func (e *Engine) Refresh(ctx context.Context) (Summary, error) {
 // Destroy takes everything away that Up made.
 func (e *Engine) Destroy(ctx context.Context) (Summary, error) {
 	return summarize(func(stream chan<- events.EngineEvent) error {
-		_, err := e.stack.Destroy(ctx, optdestroy.ProgressStreams(e.options.Out), optdestroy.ErrorProgressStreams(e.options.Out),
+		// The provider fails on a machine that is gone, as one is whose removal was interrupted: Refresh takes it out of the state.
+		_, err := e.stack.Destroy(ctx, optdestroy.Refresh(), optdestroy.ProgressStreams(e.options.Out), optdestroy.ErrorProgressStreams(e.options.Out),
 			optdestroy.Color(e.options.Color), optdestroy.SuppressOutputs(), optdestroy.EventStreams(stream))
 		return err
 	})

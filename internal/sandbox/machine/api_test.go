@@ -166,7 +166,7 @@ func TestTryModeRollsBack(t *testing.T) {
 	admin := l.controlPlane(101)
 	renamed := l.config(machine.TypeControlPlane, 101, 11, "apiVersion: v1alpha1\nkind: HostnameConfig\nhostname: tried\n")
 	_, err := admin.ApplyConfiguration(t.Context(), &machineapi.ApplyConfigurationRequest{
-		Data: renamed, Mode: applyTry, TryModeTimeout: durationpb.New(80 * time.Millisecond),
+		Data: renamed, Mode: applyTry, TryModeTimeout: durationpb.New(time.Second),
 	})
 	if err != nil {
 		t.Fatal(err)
