@@ -191,14 +191,21 @@ func (o *settings) report(name string, summary engine.Summary) error {
 	case summary.Changes() == 0:
 		o.people.Success("%s: nothing to change", name)
 	case name == "preview":
-		o.people.Success("preview: %d changes", summary.Changes())
+		o.people.Success("preview: %s", counted(summary.Changes()))
 	default:
-		o.people.Success("%s: %d changes made", name, summary.Changes())
+		o.people.Success("%s: %s made", name, counted(summary.Changes()))
 	}
 	if name == "up" {
 		o.people.Info(`next: eval "$(go run ./internal/cmd/sandbox env)" for talosctl and curl, status, fault, down`)
 	}
 	return nil
+}
+
+func counted(changes int) string {
+	if changes == 1 {
+		return "1 change"
+	}
+	return fmt.Sprintf("%d changes", changes)
 }
 
 func color(w io.Writer) string {
