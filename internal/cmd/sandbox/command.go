@@ -34,6 +34,7 @@ type settings struct {
 	output      string
 	diff        bool
 	build       bool
+	replace     []string
 }
 
 func newCommand(s streams) *cobra.Command {
@@ -151,7 +152,7 @@ func (o *settings) open(cmd *cobra.Command) (*engine.Engine, error) {
 		progress = o.err
 	}
 	return engine.Open(cmd.Context(), engine.Options{
-		Folder: folder, Proxy: remote.Proxy, Program: stack.Program(folder.Project()), Out: progress, Color: color(progress),
+		Folder: folder, Proxy: remote.Proxy, Program: stack.Program(folder.Project()), Out: progress, Color: color(progress), Replace: o.replace,
 	})
 }
 
@@ -177,6 +178,9 @@ func (o *settings) operation(name, short string, do operationFunc) *cobra.Comman
 	cmd.Flags().StringVar(&o.config, "config", "", "stack configuration (default Pulumi.sandbox.yaml beside Pulumi.yaml)")
 	cmd.Flags().StringVar(&o.output, "output", "text", "what goes to standard output: text or json (the number of resources per kind of change)")
 	cmd.Flags().BoolVar(&o.build, "build", false, "build the tool chain from source even where it is installed")
+	if name == "up" {
+		cmd.Flags().StringArrayVar(&o.replace, "replace", nil, "make this resource (URN) anew although nothing about it changed; may be repeated")
+	}
 	if do == nil {
 		cmd.Flags().BoolVar(&o.diff, "diff", false, "show every property that would change")
 	}

@@ -35,6 +35,8 @@ type Options struct {
 	Program pulumi.RunFunc
 	// Out receives the engine's progress as text.
 	Out io.Writer
+	// Replace names resources, by URN, that Up makes anew although nothing about them changed.
+	Replace []string
 	// Color is "always" for a terminal, "never" elsewhere.
 	Color string
 }
@@ -113,7 +115,7 @@ func create(ctx context.Context, name string, workspace auto.Workspace) (auto.St
 func (e *Engine) Up(ctx context.Context) (Summary, error) {
 	return summarize(func(stream chan<- events.EngineEvent) error {
 		_, err := e.stack.Up(ctx, optup.ProgressStreams(e.options.Out), optup.ErrorProgressStreams(e.options.Out),
-			optup.Color(e.options.Color), optup.SuppressOutputs(), optup.EventStreams(stream))
+			optup.Color(e.options.Color), optup.SuppressOutputs(), optup.EventStreams(stream), optup.Replace(e.options.Replace))
 		return err
 	})
 }
