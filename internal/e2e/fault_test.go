@@ -93,19 +93,23 @@ func failing() []disturbance {
 	}
 	return []disturbance{
 		{name: "metadata forbidden", says: []string{image, "the role of the API token lacks Sys.AccessNetwork on /nodes/pve"}, arm: on("GET", metadataCall, pve.Fault{
-			Status: 403, Reason: "Permission check failed (/nodes/pve, Sys.AccessNetwork)"})},
+			Status: 403, Reason: "Permission check failed (/nodes/pve, Sys.AccessNetwork)",
+		})},
 		{name: "metadata failed", says: []string{image, unwell}, arm: on("GET", metadataCall, pve.Fault{Status: 500})},
 		{name: "download refused", says: []string{image, unwell}, arm: on("POST", downloadCall, pve.Fault{Status: 500})},
 		{name: "download task failed", says: []string{image, "see that the node reaches the Image Factory"}, arm: on("POST", downloadCall, pve.Fault{
-			TaskExit: "download failed: 500 read timeout"})},
+			TaskExit: "download failed: 500 read timeout",
+		})},
 		{name: "content list failed", says: []string{image, unwell}, arm: on("GET", contentCall, pve.Fault{Status: 503})},
 		{name: "creation failed", says: []string{vm, unwell}, arm: on("POST", createCall, pve.Fault{Status: 500})},
 		{name: "creation dropped", says: []string{vm, unwell}, arm: on("POST", createCall, pve.Fault{Drop: "before"})},
 		{name: "creation task failed", says: []string{vm, "got lock timeout"}, arm: on("POST", createCall, pve.Fault{
-			TaskExit: "unable to create VM 101 - got lock timeout"})},
+			TaskExit: "unable to create VM 101 - got lock timeout",
+		})},
 		{name: "creation with warnings", says: []string{vm, "Proxmox did it with warnings"}, arm: on("POST", createCall, pve.Fault{TaskExit: "WARNINGS: 1", Times: 1})},
 		{name: "start failed", refresh: true, says: []string{vm, "QEMU exited with code 1", halfway}, arm: on("POST", startCall, pve.Fault{
-			TaskExit: "start failed: QEMU exited with code 1"})},
+			TaskExit: "start failed: QEMU exited with code 1",
+		})},
 		{name: "start refused", refresh: true, says: []string{vm, halfway}, arm: on("POST", startCall, pve.Fault{Status: 500})},
 		{name: "start answer lost", says: []string{vm, halfway}, arm: on("POST", startCall, pve.Fault{Drop: "after", Times: 1})},
 		{name: "status failed", says: []string{vm, halfway}, arm: on("GET", statusCall, pve.Fault{Status: 500})},
@@ -115,10 +119,14 @@ func failing() []disturbance {
 		{name: "token revoked midway", says: []string{vm, newToken}, arm: on("", "/nodes/*/qemu/**", pve.Fault{Status: 401, Reason: "authentication failure"})},
 		{name: "Proxmox unreachable", says: []string{image, unwell}, arm: proxmoxFault(pve.Fault{Drop: "before"})},
 		{name: "Image Factory down", says: []string{"Schematic image", "the Image Factory did not answer as it should"}, arm: func(l *lab) { l.Factory.SetDown(true) }},
-		{name: "config invalid", says: []string{"cp-1-install", "refused: specified install disk does not exist", "correct the node's settings or patches"},
-			arm: talosFault(machine.Fault{Method: applyMethod, Code: "INVALID_ARGUMENT", Message: `specified install disk does not exist: "/dev/sda"`})},
-		{name: "bootstrap refused", says: []string{"bootstrap 192.0.2.11:50000: refused: not authorized", "talosctl dmesg"},
-			arm: talosFault(machine.Fault{Method: bootstrapMethod, Code: "PERMISSION_DENIED", Message: "not authorized"})},
+		{
+			name: "config invalid", says: []string{"cp-1-install", "refused: specified install disk does not exist", "correct the node's settings or patches"},
+			arm: talosFault(machine.Fault{Method: applyMethod, Code: "INVALID_ARGUMENT", Message: `specified install disk does not exist: "/dev/sda"`}),
+		},
+		{
+			name: "bootstrap refused", says: []string{"bootstrap 192.0.2.11:50000: refused: not authorized", "talosctl dmesg"},
+			arm: talosFault(machine.Fault{Method: bootstrapMethod, Code: "PERMISSION_DENIED", Message: "not authorized"}),
+		},
 	}
 }
 
