@@ -35,9 +35,9 @@ const (
 // Orphans clears machines that an interrupted run created but did not live to record: without it, the next run would fail
 // because the machine's number is taken.
 //
-// A machine is removed only when nothing can be lost: it carries this incarnation's mark, is not in the state (that is when the
-// hook runs), and never got a machine config, which is so when it still waits in maintenance mode, or has not been started since it
-// was made within the hour. Everything else is left alone and refused with an explanation.
+// A machine is removed only when it carries this incarnation's mark, is not in the state (that is when the hook runs), and either
+// still waits in maintenance mode, so that it never got a machine config, or is off and was made within the hour. The latter is a
+// guess: Proxmox does not say whether a machine ever ran. Everything else is left alone and refused with an explanation.
 //
 // A plugin may outlive its engine and go on with what it was asked for. A machine that changes is therefore watched until it
 // is clear what it is.
